@@ -1,0 +1,1 @@
+"""Typed configuration: plain dataclasses inside, Hydra only in `register.py`."""

@@ -1,0 +1,483 @@
+"""Every setting, its type, its one default and its meaning.
+
+Standard library only: `import effopd.config` takes milliseconds and needs no torch. Classes are slotted but not frozen,
+because Hydra writes overrides into them; nothing else does. `__post_init__` checks single values; rules that span groups
+live in `check.py`. A choice of values is an Enum, for Hydra has no Literal.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from effopd.errors import ConfigError
+
+
+def require(is_valid: bool, key: str, value: object, rule: str, remedy: str) -> None:
+    """Raise ConfigError for `key=value` unless `is_valid`."""
+    if not is_valid:
+        raise ConfigError(f"{key}={value}: {rule}; {remedy}")
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    """CUDA where there is one, else the CPU."""
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """The student: any Hugging Face causal language model folder."""
+
+    path: str = "???"
+    """A folder, a hub name, or `toy:<task>_<base|teacher>` for a model that effopd ships."""
+    chat_template: str | None = None
+    """A Jinja file that replaces the tokenizer's own template."""
+    attn_implementation: str = "sdpa"
+
+
+@dataclass(slots=True)
+class TeacherConfig:
+    """The model whose distribution the student is pulled towards."""
+
+    path: str = "???"
+    dtype: Dtype = Dtype.float32
+    max_tokens_per_batch: int = 16384
+    """Padded tokens in one teacher forward."""
+    logit_chunk_tokens: int = 512
+    """Tokens whose [tokens, V] logits exist at once."""
+    num_threads: int = 2
+    """CPU threads of the teacher process."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_tokens_per_batch >= 1,
+            "teacher.max_tokens_per_batch",
+            self.max_tokens_per_batch,
+            "must be at least 1",
+            "try 16384",
+        )
+        require(
+            self.logit_chunk_tokens >= 1,
+            "teacher.logit_chunk_tokens",
+            self.logit_chunk_tokens,
+            "must be at least 1",
+            "try 512",
+        )
+        require(self.num_threads >= 1, "teacher.num_threads", self.num_threads, "must be at least 1", "try 2")
+
+
+class AlgorithmName(StrEnum):
+    opd = "opd"
+    """Sampled-token reverse KL as a per-token advantage in a clipped surrogate: the paper's."""
+    opd_full = "opd_full"
+    """Exact full-vocabulary reverse KL at every sampled prefix."""
+
+
+@dataclass(slots=True)
+class AlgoConfig:
+    name: AlgorithmName = AlgorithmName.opd
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 3.0
+    """Bound on the surrogate for negative advantages, in multiples of the advantage; must exceed 1."""
+    importance_cap: float = 5.0
+    """Upper bound of the truncated importance weight exp(old_logprobs - rollout_logprobs)."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.clip_low < 1, "algo.clip_low", self.clip_low, "must lie in (0, 1)", "try 0.2")
+        require(self.clip_high > 0, "algo.clip_high", self.clip_high, "must be positive", "try 0.2")
+        require(self.dual_clip > 1, "algo.dual_clip", self.dual_clip, "must exceed 1", "try 3.0")
+        require(self.importance_cap >= 1, "algo.importance_cap", self.importance_cap, "must be at least 1", "try 5.0")
+
+
+class RolloutEngine(StrEnum):
+    vllm = "vllm"
+    hf = "hf"
+
+
+@dataclass(slots=True)
+class RolloutConfig:
+    """How the student samples. Training and gate responses are always drawn at temperature 1 and top-p 1: only then are
+    they on-policy for the log-probabilities in the loss."""
+
+    engine: RolloutEngine = RolloutEngine.vllm
+    num_samplers: int = 1
+    tensor_parallel_size: int = 1
+    dtype: Dtype = Dtype.float32
+    prompts_per_step: int = 256
+    samples_per_prompt: int = 1
+    max_response_len: int = 1024
+    """Tokens, end-of-sequence included."""
+    max_model_len: int | None = None
+    """Tokens of prompt and response an engine must hold; None means data.max_prompt_len + rollout.max_response_len."""
+    kv_cache_gib: float = 1.0
+    """CPU engines: memory for the KV cache."""
+    gpu_memory_utilization: float = 0.6
+    max_num_seqs: int = 256
+    """Sequences an engine decodes at once."""
+    enforce_eager: bool = True
+    num_threads: int = 2
+    """CPU threads of one sampler."""
+    canary_every: int = 10
+    """Publishes between two canaries; the first publish always has one. 0 means only the first."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_samplers",
+            "tensor_parallel_size",
+            "prompts_per_step",
+            "samples_per_prompt",
+            "max_response_len",
+            "max_num_seqs",
+            "num_threads",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"rollout.{name}", value, "must be at least 1", "give a positive whole number")
+        require(self.kv_cache_gib > 0, "rollout.kv_cache_gib", self.kv_cache_gib, "must be positive", "try 1.0")
+        require(
+            0 < self.gpu_memory_utilization <= 1,
+            "rollout.gpu_memory_utilization",
+            self.gpu_memory_utilization,
+            "must lie in (0, 1]",
+            "try 0.6",
+        )
+        require(self.canary_every >= 0, "rollout.canary_every", self.canary_every, "must not be negative", "try 10")
+
+
+class LRSchedule(StrEnum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass(slots=True)
+class LearnerConfig:
+    num_ranks: int = 1
+    zero_stage: int = 0
+    dtype: Dtype = Dtype.float32
+    """Of forward and backward. Master weights, moments and anchor are always float32."""
+    lr: float = 1e-6
+    lr_schedule: LRSchedule = LRSchedule.constant
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    """0 turns clipping off."""
+    max_tokens_per_microbatch: int = 16384
+    """Padded tokens in one forward and backward of one rank."""
+    logit_chunk_tokens: int = 1024
+    """Tokens whose [tokens, V] logits exist at once."""
+    activation_checkpointing: bool = False
+    bucket_mib: int = 512
+    """Size of one publish bucket."""
+    num_threads: int = 2
+    """CPU threads of one rank."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_ranks", "max_tokens_per_microbatch", "logit_chunk_tokens", "bucket_mib", "num_threads"):
+            value = getattr(self, name)
+            require(value >= 1, f"learner.{name}", value, "must be at least 1", "give a positive whole number")
+        require(
+            self.zero_stage in (0, 1, 2, 3),
+            "learner.zero_stage",
+            self.zero_stage,
+            "must be 0, 1, 2 or 3",
+            "choose one of them",
+        )
+        require(self.lr > 0, "learner.lr", self.lr, "must be positive", "the paper uses 1e-6")
+        require(
+            self.warmup_steps >= 0, "learner.warmup_steps", self.warmup_steps, "must not be negative", "use 0 for none"
+        )
+        require(0 <= self.beta1 < 1, "learner.beta1", self.beta1, "must lie in [0, 1)", "use 0.9")
+        require(0 <= self.beta2 < 1, "learner.beta2", self.beta2, "must lie in [0, 1)", "use 0.999")
+        require(self.eps > 0, "learner.eps", self.eps, "must be positive", "use 1e-8")
+        require(self.weight_decay >= 0, "learner.weight_decay", self.weight_decay, "must not be negative", "use 0.01")
+        require(
+            self.max_grad_norm >= 0,
+            "learner.max_grad_norm",
+            self.max_grad_norm,
+            "must not be negative",
+            "use 1.0, or 0 for no clipping",
+        )
+
+
+class GateKind(StrEnum):
+    none = "none"
+    """No extrapolation at all: plain OPD."""
+    accuracy = "accuracy"
+    reverse_kl = "reverse_kl"
+
+
+class AcceptRule(StrEnum):
+    strict = "strict"
+    non_worse = "non_worse"
+
+
+class MovedParameters(StrEnum):
+    all = "all"
+    released = "released"
+    """Every name that contains an attention or MLP keyword, as the authors' code selects them: also
+    `post_attention_layernorm` and q/k norms."""
+    matrices = "matrices"
+    """Two-dimensional attention and MLP weights."""
+
+
+class SeedRule(StrEnum):
+    independent = "independent"
+    """Every candidate draws its own samples, as the paper and its code do."""
+    common = "common"
+    """All candidates of one trigger share sampling seeds; the next trigger has fresh ones."""
+
+
+class OptimizerAfterJump(StrEnum):
+    keep = "keep"
+    zero_exp_avg = "zero_exp_avg"
+    """Zero Adam's first moment of the moved parameters after an accepted jump."""
+
+
+@dataclass(slots=True)
+class AccelerateConfig:
+    """EffOPD. Presets: `accelerate=none | paper | released | kl_gated`."""
+
+    gate: GateKind = GateKind.none
+    accept: AcceptRule = AcceptRule.strict
+    moved: MovedParameters = MovedParameters.matrices
+    seeds: SeedRule = SeedRule.common
+    step_sizes: list[float] = field(default_factory=lambda: [2.0, 4.0, 6.0, 8.0, 10.0])
+    """Candidates in multiples of the displacement, tried in order until one is refused."""
+    num_prompts: int = 50
+    """Gate prompts, held out of training and fixed for the run."""
+    samples_per_prompt: int = 1
+    max_length_change: float = 0.2
+    """KL gate: refuse a candidate whose mean response length differs from the baseline's by more than this fraction."""
+    optimizer_after_jump: OptimizerAfterJump = OptimizerAfterJump.keep
+    max_triggers: int | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.step_sizes) > 0,
+            "accelerate.step_sizes",
+            self.step_sizes,
+            "must not be empty",
+            "the paper uses [2,4,6,8,10]",
+        )
+        require(
+            all(size > 0 for size in self.step_sizes),
+            "accelerate.step_sizes",
+            self.step_sizes,
+            "must all be positive",
+            "the paper uses [2,4,6,8,10]",
+        )
+        require(
+            self.num_prompts >= 1, "accelerate.num_prompts", self.num_prompts, "must be at least 1", "the paper uses 50"
+        )
+        require(
+            self.samples_per_prompt >= 1,
+            "accelerate.samples_per_prompt",
+            self.samples_per_prompt,
+            "must be at least 1",
+            "the paper uses 1",
+        )
+        require(
+            self.max_length_change > 0,
+            "accelerate.max_length_change",
+            self.max_length_change,
+            "must be positive",
+            "try 0.2",
+        )
+        require(
+            self.max_triggers is None or self.max_triggers >= 0,
+            "accelerate.max_triggers",
+            self.max_triggers,
+            "must not be negative",
+            "use null for no limit",
+        )
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Training prompts."""
+
+    path: str = "???"
+    """A JSONL or parquet file, a hub data set name, or `toy:<task>` for the shipped toy tasks."""
+    split: str = "train"
+    """Hub data sets only."""
+    num_rows: int | None = None
+    """Use only the first rows; for toy tasks, how many problems to make (null: 20000)."""
+    prompt_column: str = "prompt"
+    answer_column: str | None = "answer"
+    id_column: str | None = None
+    """Null numbers the rows."""
+    answer_pattern: str | None = None
+    """Regular expression whose first group is the answer within the answer column, e.g. `####\\s*(.+)` for GSM8K."""
+    prompt_suffix: str = ""
+    """Appended to every question, e.g. the boxed-answer instruction."""
+    apply_chat_template: bool = False
+    """Render the question as one user message with the tokenizer's chat template."""
+    enable_thinking: bool = False
+    """Passed to chat templates that know it (Qwen3)."""
+    max_prompt_len: int = 512
+    """Tokens; longer prompts are dropped and counted."""
+    verifier: str | None = None
+    """`package.module:function`, called as f(response, answer, metadata) -> float in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(self.max_prompt_len >= 1, "data.max_prompt_len", self.max_prompt_len, "must be at least 1", "try 512")
+        require(
+            self.num_rows is None or self.num_rows >= 1,
+            "data.num_rows",
+            self.num_rows,
+            "must be at least 1",
+            "use null for all rows",
+        )
+
+
+@dataclass(slots=True)
+class EvalConfig:
+    """The evaluation set; its verifier and columns are those of `data` unless given."""
+
+    path: str | None = None
+    """Like data.path; null evaluates nothing."""
+    split: str = "test"
+    num_rows: int | None = None
+    every: int = 5
+    """Optimizer steps between evaluations; step 0 and the last step always have one. 0 means only those two."""
+    samples_per_prompt: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_response_len: int | None = None
+    """Null: rollout.max_response_len."""
+    ema: int = 3
+    """Evaluations in the exponential moving average that is reported as the score (weight 2 / (ema + 1))."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.every >= 0, "eval.every", self.every, "must not be negative", "use 0 for the first and last step only"
+        )
+        require(
+            self.samples_per_prompt >= 1,
+            "eval.samples_per_prompt",
+            self.samples_per_prompt,
+            "must be at least 1",
+            "try 1",
+        )
+        require(self.temperature >= 0, "eval.temperature", self.temperature, "must not be negative", "0 is greedy")
+        require(self.ema >= 1, "eval.ema", self.ema, "must be at least 1", "use 3")
+        require(
+            self.num_rows is None or self.num_rows >= 1,
+            "eval.num_rows",
+            self.num_rows,
+            "must be at least 1",
+            "use null for all rows",
+        )
+
+
+class Runtime(StrEnum):
+    local = "local"
+    """Every role in this process, no Ray."""
+    ray = "ray"
+
+
+@dataclass(slots=True)
+class ClusterConfig:
+    runtime: Runtime = Runtime.ray
+    device: Device = Device.auto
+    address: str | None = None
+    """Of a running Ray cluster; null starts one on this machine."""
+
+
+@dataclass(slots=True)
+class CheckpointConfig:
+    every: int = 10
+    """Optimizer steps between checkpoints; the last step always has one. 0 means only the last."""
+    keep_last: int = 2
+    keep_best: bool = True
+    """Also keep the checkpoint with the best evaluation score."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "checkpoint.every", self.every, "must not be negative", "use 0 for the last step only")
+        require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, "must be at least 1", "use 2")
+
+
+class WandbMode(StrEnum):
+    disabled = "disabled"
+    offline = "offline"
+    online = "online"
+
+
+@dataclass(slots=True)
+class LoggerConfig:
+    wandb: WandbMode = WandbMode.disabled
+    wandb_project: str = "effopd"
+    tensorboard: bool = False
+    rollouts_every: int = 10
+    """Steps between samples of rollouts written as parquet; 0 turns it off."""
+    rollouts_per_sample: int = 32
+
+    def __post_init__(self) -> None:
+        require(
+            self.rollouts_every >= 0,
+            "logger.rollouts_every",
+            self.rollouts_every,
+            "must not be negative",
+            "use 0 for none",
+        )
+        require(
+            self.rollouts_per_sample >= 1,
+            "logger.rollouts_per_sample",
+            self.rollouts_per_sample,
+            "must be at least 1",
+            "try 32",
+        )
+
+
+class DebugMode(StrEnum):
+    none = "none"
+    rollout_only = "rollout_only"
+    """Sample and score, record both under `<output_dir>/recorded`, and train nothing."""
+    train_only = "train_only"
+    """Replay the rollouts of `debug.recorded` through the learner; no sampler and no teacher start."""
+
+
+@dataclass(slots=True)
+class DebugConfig:
+    mode: DebugMode = DebugMode.none
+    recorded: str | None = None
+    """Folder that a `rollout_only` run wrote."""
+
+
+@dataclass(slots=True)
+class RunConfig:
+    """One run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    accelerate: AccelerateConfig = field(default_factory=AccelerateConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
+    num_steps: int = 100
+    seed: int = 42
+    name: str = "run"
+    """Shown in tables and part of the default output folder; an experiment sets it to its own name."""
+    output_dir: str | None = None
+    """Null: `runs/<name>/<time>` under the current folder."""
+    resume: str | None = None
+    """Folder of a run to continue; its own config wins."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1, "num_steps", self.num_steps, "must be at least 1", "give a positive whole number")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "must lie in [0, 2^31)", "use 42")

@@ -1,0 +1,29 @@
+"""Every error this package raises on purpose.
+
+Each class also inherits the standard-library class it refines, takes one message and survives pickling, because errors
+cross process boundaries between Ray actors.
+"""
+
+
+class EffOPDError(Exception):
+    """Base of all errors raised on purpose by effopd."""
+
+
+class ConfigError(EffOPDError, ValueError):
+    """A setting is wrong. The message names key, value, rule and remedy."""
+
+
+class DataError(EffOPDError, ValueError):
+    """A data file or a row of it is wrong. The message names file, line, field and reason."""
+
+
+class RolloutError(EffOPDError, RuntimeError):
+    """A sampler could not answer a request. The message names the prompt."""
+
+
+class WeightSyncError(EffOPDError, RuntimeError):
+    """Weights in a sampler are not the weights that were asked for."""
+
+
+class CheckpointError(EffOPDError, RuntimeError):
+    """A checkpoint is missing, damaged or does not fit the run."""

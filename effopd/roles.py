@@ -1,0 +1,150 @@
+"""The seams of the system: one Protocol per role.
+
+`train.py` and `accelerate.py` know only these. `cluster.runtime=local` fills them with objects of this process,
+`cluster.runtime=ray` with groups of actors; the code that uses them is the same. Handles stay opaque to the driver.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from effopd.types import (
+    Displacement,
+    EvalReport,
+    GenerateRequest,
+    KLSum,
+    PolicyVersion,
+    Prompt,
+    Publication,
+    RolloutHandle,
+    RunState,
+    ScoredHandle,
+    TeacherPayload,
+    TriggerRecord,
+    UpdateReport,
+)
+
+
+class PromptStream(Protocol):
+    """Training prompts in an order that depends on the seed and the position alone."""
+
+    def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
+        """Return the `num_prompts` prompts that come after the first `position` of the endless stream."""
+        ...
+
+
+class Sampler(Protocol):
+    """Samples responses with published weights."""
+
+    def load(self, publication: Publication) -> None:
+        """Make `publication` the weights in force. Raises WeightSyncError when its checksum does not hold."""
+        ...
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        """Sample from the weights `version`. Raises WeightSyncError when other weights are loaded."""
+        ...
+
+
+class Teacher(Protocol):
+    """Scores every response token."""
+
+    def score(self, rollouts: RolloutHandle, payload: TeacherPayload | None) -> ScoredHandle:
+        """Attach the teacher's payload; with None, only wrap the rollouts."""
+        ...
+
+
+class Verifier(Protocol):
+    """Compares responses with answers."""
+
+    def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
+        """Return one score in [0, 1] per entry of `rollouts.summaries`, in that order."""
+        ...
+
+
+class Learner(Protocol):
+    """Owns the policy: its fp32 master weights, optimizer state and anchor, sharded over ranks.
+
+    During a trigger the calls come in this order: `open_trigger`, any number of `write_candidate`, `close_trigger`.
+    Between `open_trigger` and `close_trigger`, `update` and `save` must not be called.
+    """
+
+    def update(self, batch: ScoredHandle) -> UpdateReport:
+        """Take one optimizer step."""
+        ...
+
+    def publish(self, version: PolicyVersion) -> Publication:
+        """Write the low-precision weights to the shared segment, overwriting the previous publication."""
+        ...
+
+    def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
+        """Return the current policy's own log-probabilities of the response tokens, per summary. For canaries."""
+        ...
+
+    def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
+        """Return the exact reverse KL to the teacher per response, under the weights held now."""
+        ...
+
+    def open_trigger(self) -> Displacement:
+        """Keep the current weights aside and measure Δ = current − anchor."""
+        ...
+
+    def write_candidate(self, step_size: float) -> None:
+        """Make the weights current + step_size · Δ, computed from the fp32 originals, master and low precision together."""
+        ...
+
+    def close_trigger(self, step_size: float) -> None:
+        """Settle on `step_size` (0 restores the exact bits), set the anchor to the result and forget the copy."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write weights, optimizer state and anchor as rank-independent safetensors into an existing directory."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote, on any number of ranks and any ZeRO stage."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Scores the policy that the samplers hold on the evaluation set."""
+
+    def evaluate(self, step: int, version: PolicyVersion) -> EvalReport: ...
+
+
+class Accelerator(Protocol):
+    """Decides when to extrapolate and does it."""
+
+    def is_due(self, step: int) -> bool: ...
+
+    def try_jump(self, state: RunState) -> TriggerRecord:
+        """Search along the displacement, keep what the gate accepts, and leave the result published as (step, 0)."""
+        ...
+
+
+class Tracker(Protocol):
+    """Receives everything worth writing down."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Charge the time inside to `name`: generate, score, train, publish, gate, eval or save."""
+        ...
+
+    def log_step(self, state: RunState, metrics: Mapping[str, float]) -> None: ...
+
+    def log_trigger(self, record: TriggerRecord) -> None: ...
+
+    def log_eval(self, state: RunState, report: EvalReport) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The cast of a run."""
+
+    prompts: PromptStream
+    sampler: Sampler
+    teacher: Teacher
+    learner: Learner
+    evaluator: Evaluator
+    accelerator: Accelerator
+    tracker: Tracker

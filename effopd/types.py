@@ -1,0 +1,363 @@
+"""Every type that flows between roles.
+
+Axes: **P** prompts, **G** samples per prompt, **B** = P * G sequences, **T** positions (prompt and response,
+right-padded), **R** response length (ragged), **K** teacher top-k, **V** vocabulary, **D** hidden size.
+
+One alignment rule: every per-token array has the shape of `token_ids`, and entry *t* describes *the token at t* (its
+log-probability given tokens < t, its advantage, its mask). Position 0 is never trained. The shift by one happens in
+`algorithms/logprobs.py` and nowhere else.
+
+Log-probabilities and KL divergences are in nats. Tensors stay on the CPU until a learner takes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class PolicyVersion:
+    """Names one set of policy weights: after optimizer step `step`, candidate number `candidate` of its trigger.
+
+    Candidate 0 is the policy itself; a rejected search publishes `(step, 0)` again.
+    """
+
+    step: int
+    candidate: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.step}.{self.candidate}"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    """The response ended with an end-of-sequence token, which is its last token."""
+    LENGTH = "length"
+    """The response was cut at the length limit."""
+
+
+class TeacherPayload(StrEnum):
+    """What an algorithm or a gate needs from the teacher, per response token."""
+
+    SAMPLED = "sampled"
+    """[R] log-probability of the sampled token."""
+    HIDDEN_STATES = "hidden_states"
+    """[R, D] the teacher's last hidden state, from which its full distribution follows with the teacher's head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question, ready for a sampler.
+
+    Example: `Prompt(prompt_id="toy_sums-17", token_ids=(14, 15, 3), text="12+", answer="46", source="sums")`.
+    """
+
+    prompt_id: str
+    """Unique within a data set and stable across runs."""
+    token_ids: tuple[int, ...]
+    """[prompt_len] after the chat template, if any."""
+    text: str
+    """The prompt as the model sees it, before tokenization."""
+    answer: str
+    """What the verifier compares a response with; empty where there is none."""
+    source: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    """Further columns that a verifier or a teacher router may want; `prompt` is always there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """What to sample. The same request on the same weights gives the same tokens."""
+
+    prompts: tuple[Prompt, ...]
+    num_samples: int
+    max_response_len: int
+    """Tokens, end-of-sequence included."""
+    temperature: float
+    """0 means greedy."""
+    top_p: float
+    seed: int
+    """Every (prompt, sample) derives its own seed from this one; see `effopd.seeds.sample_seed`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One sampled response."""
+
+    prompt_id: str
+    sample_index: int
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: Int[Tensor, " R"]
+    """int64, at least one token."""
+    rollout_logprobs: Float[Tensor, " R"]
+    """float32; log-probability of each sampled token as the sampler reports it, at the sampling temperature."""
+    text: str
+    """The response, special tokens removed."""
+    finish_reason: FinishReason
+    seed: int
+    policy_version: PolicyVersion
+
+    @property
+    def response_len(self) -> int:
+        return self.response_token_ids.numel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherScores:
+    """Exactly one payload, as `TeacherPayload` names them."""
+
+    sampled: Float[Tensor, " R"] | None = None
+    hidden_states: Float[Tensor, "R D"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredRollout:
+    """A rollout with what its teacher and its verifier say of it."""
+
+    rollout: Rollout
+    teacher: TeacherScores | None = None
+    reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSummary:
+    """The little that the driver learns of one response."""
+
+    prompt_id: str
+    sample_index: int
+    prompt_len: int
+    response_len: int
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutHandle:
+    """Responses that stay where they are: `parts[rank]` are opaque references to what learner rank `rank` will train on.
+
+    A part resolves to a `list[Rollout]`. All samples of a prompt are in one part. In the local runtime there is one rank
+    and the references are the lists themselves.
+    """
+
+    parts: tuple[tuple[object, ...], ...]
+    summaries: tuple[RolloutSummary, ...]
+    """[B] in the order prompt by prompt, sample by sample, of the request."""
+    policy_version: PolicyVersion
+
+    @property
+    def num_response_tokens(self) -> int:
+        return sum(summary.response_len for summary in self.summaries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredHandle:
+    """Like `RolloutHandle`; a part resolves to a `list[ScoredRollout]`."""
+
+    parts: tuple[tuple[object, ...], ...]
+    summaries: tuple[RolloutSummary, ...]
+    policy_version: PolicyVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredBatch:
+    """Rollouts of one rank, padded into rectangles. Made by `data.collate`, read by `algorithm.prepare`."""
+
+    token_ids: Int[Tensor, "B T"]
+    attention_mask: Bool[Tensor, "B T"]
+    response_mask: Bool[Tensor, "B T"]
+    """True on response tokens, which are the ones trained on."""
+    rollout_logprobs: Float[Tensor, "B T"]
+    """0 outside the response."""
+    group_index: Int[Tensor, " B"]
+    """Samples of one prompt share a number."""
+    teacher_logprobs: Float[Tensor, "B T"] | None = None
+    teacher_hidden_states: Float[Tensor, "B T D"] | None = None
+    rewards: Float[Tensor, " B"] | None = None
+    old_logprobs: Float[Tensor, "B T"] | None = None
+    """The policy's before this update; None when one optimizer step is taken per rollout batch, for then
+    `logprobs.detach()` is the same numbers without a second forward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainBatch:
+    """What a loss reads. Row slices of it are the micro-batches."""
+
+    token_ids: Int[Tensor, "B T"]
+    attention_mask: Bool[Tensor, "B T"]
+    response_mask: Bool[Tensor, "B T"]
+    rollout_logprobs: Float[Tensor, "B T"]
+    teacher_logprobs: Float[Tensor, "B T"] | None = None
+    teacher_hidden_states: Float[Tensor, "B T D"] | None = None
+    old_logprobs: Float[Tensor, "B T"] | None = None
+    advantages: Float[Tensor, "B T"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOutput:
+    """A loss for one micro-batch."""
+
+    loss: Float[Tensor, ""]
+    """float32; a sum over the micro-batch divided by the *given global* token count."""
+    metrics: Mapping[str, Tensor]
+    """Scalars, each likewise a sum divided by the global count, so that adding over micro-batches and ranks gives means."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What one optimizer step did. The same on every rank."""
+
+    num_response_tokens: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSlot:
+    """Where one tensor lies in a weight segment."""
+
+    name: str
+    dtype: str
+    """A torch dtype without its prefix, e.g. `bfloat16`."""
+    shape: tuple[int, ...]
+    offset: int
+    """Bytes from the start of the segment; a multiple of 64."""
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Weights ready for samplers to load: a shared-memory segment and what lies where in it.
+
+    The segment is overwritten by the next publish, which must not begin before every sampler has loaded this one.
+    """
+
+    version: PolicyVersion
+    segment: str
+    """Path of the memory-mapped file."""
+    buckets: tuple[tuple[TensorSlot, ...], ...]
+    """Slots in the order they are loaded, one engine call per bucket."""
+    checksum: str
+    """Hash of the bytes of all slots in order; see `effopd.weights.segment_checksum`."""
+
+
+class ShardKind(StrEnum):
+    """The float32 tensors that a learner keeps per parameter."""
+
+    MASTER = "master"
+    EXP_AVG = "exp_avg"
+    """Adam's first moment."""
+    EXP_AVG_SQ = "exp_avg_sq"
+    """Adam's second moment."""
+    ANCHOR = "anchor"
+    """Moved parameters only: the weights that the next displacement is measured from."""
+    PREVIOUS_DISPLACEMENT = "previous_displacement"
+    """Moved parameters only, and only after the first trigger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """The part of one parameter that one rank owns: `start : start + num_elements` of the flattened tensor.
+
+    Over all ranks the fragments of a parameter tile it exactly once, without padding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    start: int
+    num_elements: int
+    is_moved: bool
+    """Whether extrapolation moves this parameter, so that it has an anchor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Displacement:
+    """Statistics of Δ = current − anchor over the moved parameters, summed over all ranks."""
+
+    norm: float
+    """Frobenius norm ‖Δ‖."""
+    relative_norm: float
+    """‖Δ‖ / ‖current‖."""
+    cosine_to_previous: float | None
+    """cos(Δ, Δ of the previous trigger); None at the first trigger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KLSum:
+    """Exact reverse KL(student || teacher) over one response, nats."""
+
+    prompt_id: str
+    sample_index: int
+    reverse_kl_sum: float
+    """Sum over response tokens."""
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateScore:
+    """What the gate measured of one set of weights. Higher `value` is better."""
+
+    value: float
+    """Mean accuracy, or minus the mean reverse KL per response token."""
+    per_prompt: Mapping[str, float]
+    """prompt_id to its own value, for paired comparisons."""
+    accuracy: float | None
+    reverse_kl_per_token: float | None
+    reverse_kl_per_sequence: float | None
+    mean_response_len: float
+    num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateRecord:
+    """One candidate that was tried."""
+
+    step_size: float
+    """Multiples of Δ added to the current weights; 0 is the current weights."""
+    score: GateScore
+    is_accepted: bool
+    reason: str
+    """Why it was accepted or refused, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerRecord:
+    """One trigger, as it is written to `extrapolation.jsonl`."""
+
+    step: int
+    displacement: Displacement
+    candidates: tuple[CandidateRecord, ...]
+    """In the order tried; the first is the baseline (`step_size` 0)."""
+    accepted_step_size: float
+    """0 when the jump was refused."""
+    num_generated_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalReport:
+    """Scores on the evaluation set at one step."""
+
+    step: int
+    score: float
+    """Mean verifier score over prompts and samples, in [0, 1]."""
+    standard_error: float
+    mean_response_len: float
+    truncation_rate: float
+    num_generated_tokens: int
+    per_prompt: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Where a run stands. Seeds derive from (run seed, purpose, step), so there is no generator state to keep."""
+
+    step: int = 0
+    data_position: int = 0
+    """Prompts taken from the stream so far."""
+    num_generated_tokens: int = 0
+    """Training and gate tokens together."""
+    num_gate_tokens: int = 0
+    seconds: float = 0.0
+    """Training time so far: everything except start-up, evaluation and saving."""
