@@ -27,3 +27,7 @@ class WeightSyncError(EffOPDError, RuntimeError):
 
 class CheckpointError(EffOPDError, RuntimeError):
     """A checkpoint is missing, damaged or does not fit the run."""
+
+
+class GradientError(EffOPDError, ArithmeticError):
+    """An optimizer step met a gradient that is not finite. The message names the step."""

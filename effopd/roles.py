@@ -7,7 +7,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from effopd.types import (
@@ -18,6 +17,7 @@ from effopd.types import (
     PolicyVersion,
     Prompt,
     Publication,
+    Rollout,
     RolloutHandle,
     RunState,
     ScoredHandle,
@@ -31,7 +31,7 @@ class PromptStream(Protocol):
     """Training prompts in an order that depends on the seed and the position alone."""
 
     def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
-        """Return the `num_prompts` prompts that come after the first `position` of the endless stream."""
+        """Return batch number `position` of an endless stream of batches of `num_prompts` different prompts."""
         ...
 
 
@@ -46,12 +46,16 @@ class Sampler(Protocol):
         """Sample from the weights `version`. Raises WeightSyncError when other weights are loaded."""
         ...
 
+    def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
+        """Fetch a few responses, for people to read."""
+        ...
+
 
 class Teacher(Protocol):
     """Scores every response token."""
 
-    def score(self, rollouts: RolloutHandle, payload: TeacherPayload | None) -> ScoredHandle:
-        """Attach the teacher's payload; with None, only wrap the rollouts."""
+    def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
+        """Attach the teacher's payload to every response."""
         ...
 
 
@@ -67,14 +71,14 @@ class Learner(Protocol):
     """Owns the policy: its fp32 master weights, optimizer state and anchor, sharded over ranks.
 
     During a trigger the calls come in this order: `open_trigger`, any number of `write_candidate`, `close_trigger`.
-    Between `open_trigger` and `close_trigger`, `update` and `save` must not be called.
+    Between `open_trigger` and `close_trigger` there is no `update`, and no snapshot is taken.
     """
 
     def update(self, batch: ScoredHandle) -> UpdateReport:
         """Take one optimizer step."""
         ...
 
-    def publish(self, version: PolicyVersion) -> Publication:
+    def stage(self, version: PolicyVersion) -> Publication:
         """Write the low-precision weights to the shared segment, overwriting the previous publication."""
         ...
 
@@ -94,16 +98,18 @@ class Learner(Protocol):
         """Make the weights current + step_size · Δ, computed from the fp32 originals, master and low precision together."""
         ...
 
-    def close_trigger(self, step_size: float) -> None:
-        """Settle on `step_size` (0 restores the exact bits), set the anchor to the result and forget the copy."""
+    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
+        """Settle on `step_size` (0 restores the exact bits), set the anchor to the result and forget the copy; on
+        request zero Adam's first moment of the moved parameters."""
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write weights, optimizer state and anchor as rank-independent safetensors into an existing directory."""
-        ...
 
-    def load(self, directory: Path) -> None:
-        """Read what `save` wrote, on any number of ranks and any ZeRO stage."""
+class Publisher(Protocol):
+    """Brings the learner's weights to the samplers."""
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Load what the learner holds now into every sampler, stamped `version`. Raises WeightSyncError when a canary
+        shows that samplers and learner disagree."""
         ...
 
 
@@ -130,11 +136,17 @@ class Tracker(Protocol):
         """Charge the time inside to `name`: generate, score, train, publish, gate, eval or save."""
         ...
 
+    def training_seconds(self) -> float:
+        """Return the seconds trained so far, over all resumes: everything but start-up, evaluation and saving."""
+        ...
+
     def log_step(self, state: RunState, metrics: Mapping[str, float]) -> None: ...
 
     def log_trigger(self, record: TriggerRecord) -> None: ...
 
     def log_eval(self, state: RunState, report: EvalReport) -> None: ...
+
+    def log_rollouts(self, step: int, rollouts: Sequence[Rollout]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +157,7 @@ class Roles:
     sampler: Sampler
     teacher: Teacher
     learner: Learner
-    evaluator: Evaluator
+    publisher: Publisher
+    evaluator: Evaluator | None
     accelerator: Accelerator
     tracker: Tracker

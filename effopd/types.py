@@ -131,6 +131,9 @@ class RolloutSummary:
     prompt_len: int
     response_len: int
     is_truncated: bool
+    sampled_reverse_kl: float | None = None
+    """Sum over response tokens of rollout_logprobs - teacher_logprobs, nats: an unbiased estimate of the reverse KL of
+    this response's distribution. None until a teacher gave the sampled payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +146,8 @@ class RolloutHandle:
 
     parts: tuple[tuple[object, ...], ...]
     summaries: tuple[RolloutSummary, ...]
-    """[B] in the order prompt by prompt, sample by sample, of the request."""
+    """[B] one per response, in the order of the parts."""
     policy_version: PolicyVersion
-
-    @property
-    def num_response_tokens(self) -> int:
-        return sum(summary.response_len for summary in self.summaries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +354,7 @@ class RunState:
 
     step: int = 0
     data_position: int = 0
-    """Prompts taken from the stream so far."""
+    """Batches of prompts taken from the stream so far."""
     num_generated_tokens: int = 0
     """Training and gate tokens together."""
     num_gate_tokens: int = 0

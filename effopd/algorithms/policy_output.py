@@ -41,6 +41,12 @@ class PolicyOutput:
         self._logprobs: Tensor | None = None
 
     @property
+    def predicting_hidden_states(self) -> Float[Tensor, "N D"]:
+        """The hidden states that predict the N response tokens, row by row."""
+        rows, columns = self._response_mask.nonzero(as_tuple=True)
+        return self._hidden_states[rows, columns - 1]
+
+    @property
     def logprobs(self) -> Float[Tensor, "B T"]:
         """Log-probability of each response token given what precedes it, float32, with gradient; 0 elsewhere."""
         if self._logprobs is None:

@@ -1,0 +1,18 @@
+"""Reductions over response tokens. Always float32, always with a denominator that the caller states."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def masked_sum(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """Return the sum of `values` where `mask` holds. Values outside are ignored even if they are not finite."""
+    return values.float().masked_fill(~mask, 0.0).sum()
+
+
+def token_mean(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], num_tokens: int) -> Float[Tensor, ""]:
+    """Return this micro-batch's share of the mean over `num_tokens`, the *global* number of response tokens.
+
+    Shares of all micro-batches and ranks add up to the mean, so accumulation and data-parallel width cannot change a
+    gradient.
+    """
+    return masked_sum(values, mask) / num_tokens

@@ -1,0 +1,1 @@
+"""From files to prompts, and from rollouts to rectangles."""

@@ -1,0 +1,1 @@
+"""EffOPD itself: when to jump, in which direction, how far, and whether to keep it. Torch only."""

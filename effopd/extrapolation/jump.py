@@ -1,0 +1,27 @@
+"""The element-wise core of a jump.
+
+Because it is element-wise it commutes with sharding: `extrapolate(shard(w)) == shard(extrapolate(w))`, bit for bit.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def extrapolate(
+    current: Float[Tensor, "*S"], anchor: Float[Tensor, "*S"], step_size: float, out: Float[Tensor, "*S"]
+) -> None:
+    """Write current + step_size * (current - anchor) into `out`, which may live on another device.
+
+    Every candidate is computed from the same two float32 originals, so nothing accumulates from one candidate to the
+    next; a step size of 0 copies the bits of `current`. `out` must alias neither input.
+
+    Source: arXiv 2605.11739, W~ = W + 2k * Δ. The released code reaches the same points by a recursion (amplify by
+    a, then a <- a / (1 + a)) whose rounding errors chain.
+    """
+    assert current.dtype == anchor.dtype == out.dtype == torch.float32, "a jump is computed in float32"
+    if step_size == 0:
+        out.copy_(current)
+        return
+    torch.sub(current, anchor, out=out) if out.device == current.device else out.copy_(current - anchor)
+    out.mul_(step_size).add_(current.to(out.device))

@@ -1,0 +1,26 @@
+"""Which parameters a jump moves."""
+
+import re
+from collections.abc import Callable
+
+from effopd.config.schema import MovedParameters
+
+_MATRICES = re.compile(r"\.(self_attn|attention|attn|mlp|feed_forward|ffn)\.")
+
+RELEASED_KEYWORDS = (
+    "attn", "self_attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj",
+    "mlp", "feed_forward", "ffn", "gate_proj", "up_proj", "down_proj",
+)  # fmt: skip
+"""The authors' code moves every parameter whose name contains one of these. By substring that includes
+`post_attention_layernorm` and the q/k norms, and excludes `input_layernorm`, embeddings and the head."""
+
+
+def moved_parameters(choice: MovedParameters) -> Callable[[str, tuple[int, ...]], bool]:
+    """Return the predicate over (parameter name, shape) that `choice` stands for."""
+    match choice:
+        case MovedParameters.all:
+            return lambda name, shape: True
+        case MovedParameters.released:
+            return lambda name, shape: any(keyword in name for keyword in RELEASED_KEYWORDS)
+        case MovedParameters.matrices:
+            return lambda name, shape: len(shape) == 2 and _MATRICES.search(name) is not None
