@@ -146,6 +146,13 @@ class RolloutConfig:
             "must lie in (0, 1]",
             "try 0.6",
         )
+        require(
+            self.max_model_len is None or self.max_model_len >= 1,
+            "rollout.max_model_len",
+            self.max_model_len,
+            "must be at least 1",
+            "use null for what prompt and response need",
+        )
         require(self.canary_every >= 0, "rollout.canary_every", self.canary_every, "must not be negative", "try 10")
 
 
@@ -369,6 +376,14 @@ class EvalConfig:
             "try 1",
         )
         require(self.temperature >= 0, "eval.temperature", self.temperature, "must not be negative", "0 is greedy")
+        require(0 < self.top_p <= 1, "eval.top_p", self.top_p, "must lie in (0, 1]", "1 samples from everything")
+        require(
+            self.max_response_len is None or self.max_response_len >= 1,
+            "eval.max_response_len",
+            self.max_response_len,
+            "must be at least 1",
+            "use null for rollout.max_response_len",
+        )
         require(self.ema >= 1, "eval.ema", self.ema, "must be at least 1", "use 3")
         require(
             self.num_rows is None or self.num_rows >= 1,

@@ -1,0 +1,262 @@
+"""The `effopd` command: `train`, `eval`, `compare`, `export` and `completion`.
+
+Whatever a person can get wrong on a command line is said in one line per mistake on standard error, before torch, Ray or
+vLLM are imported. Exit codes: 0 done; 2 a wrong setting or data file; 1 any other error of ours, and any job of a sweep
+that fails, which ends the sweep; 130 interrupted. Errors that nobody foresaw keep their traceback.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import effopd
+from effopd.config.completion import BASH, candidates
+from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training_jobs
+from effopd.config.keys import nearest
+from effopd.config.register import Configs, open_configs, to_yaml
+from effopd.config.schema import RunConfig
+from effopd.errors import ConfigError, DataError, EffOPDError
+
+USAGE = """usage: effopd <command> [arguments]
+
+commands:
+  train       train a student:              effopd train experiment=toy_effopd
+  eval        score a model:                effopd eval experiment=toy_opd model.path=<folder>
+  compare     tables and figures of runs:   effopd compare <run> <run> --output <folder>
+  export      a model folder from a run:    effopd export <run> --output <folder>
+  completion  tab completion:               eval "$(effopd completion bash)"
+
+`effopd <command> --help` says more.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument as every other mistake is reported, not with a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {self.prog} --help shows the arguments")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `arguments` default to those of the process."""
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except EffOPDError as error:
+        _report(str(error))
+        return 2 if isinstance(error, ConfigError | DataError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _report(message: str) -> None:
+    for line in message.splitlines():
+        sys.stderr.write(f"effopd: {line}\n")
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+    elif command == "--version":
+        sys.stdout.write(f"effopd {effopd.__version__}\n")
+    elif command in COMMANDS:
+        return COMMANDS[command](rest)
+    else:
+        raise ConfigError(f"{command}: must be one of {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    def start(config: RunConfig) -> None:
+        # Here, after every check, torch, Ray and vLLM load.
+        from effopd.launch import train  # noqa: PLC0415
+
+        train(config)
+
+    return _run_app("train", "Train a student.", arguments, training_jobs, start)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    def start(config: RunConfig) -> None:
+        from effopd.launch import evaluate  # noqa: PLC0415
+
+        evaluate(config)
+
+    return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, start)
+
+
+def _run_app(
+    name: str,
+    purpose: str,
+    arguments: list[str],
+    jobs_of: Callable[[Configs, Sequence[str], bool], list[Job]],
+    start: Callable[[RunConfig], None],
+) -> int:
+    parser = _app_parser(name, purpose)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        flags = ("--cfg", "--config-dir", "--help", "--info", "--multirun", "--package", "--resolve")
+        raise ConfigError(f"unknown option {unknown[0]}{nearest(unknown[0], flags)}; {parser.prog} --help shows them")
+    if (options.package or options.resolve) and not options.cfg:
+        raise ConfigError("--package and --resolve have no effect without --cfg job; add it")
+    overrides = [_expand_home(argument) for argument in options.overrides]
+    with open_configs(options.config_dir) as configs:
+        if options.help:
+            sys.stdout.write(_app_help(parser, configs))
+            return 0
+        if options.info or options.cfg:
+            if options.multirun:
+                raise ConfigError("--multirun runs jobs; --cfg and --info show one: leave one of them out")
+            _show(configs, name, overrides, options)
+            return 0
+        jobs = jobs_of(configs, overrides, options.multirun)
+    if options.multirun:
+        return _run_sweep(jobs, start)
+    start(jobs[0].config)
+    return 0
+
+
+def _run_sweep(jobs: Sequence[Job], start: Callable[[RunConfig], None]) -> int:
+    """Run the jobs in this process, one after the other, so that a later one can reuse what an earlier one started."""
+    for number, job in enumerate(jobs, start=1):
+        _report(f"job {number} of {len(jobs)}: {job.label}")
+        try:
+            start(job.config)
+        except EffOPDError as error:
+            _report(str(error))
+            _report(f"the sweep ends with its job {number} of {len(jobs)}, which failed")
+            return 1
+    return 0
+
+
+def _app_parser(name: str, purpose: str) -> _Parser:
+    parser = _Parser(
+        prog=f"effopd {name}",
+        usage=f"effopd {name} [options] [group=choice ...] [key=value ...]",
+        description=purpose,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("overrides", nargs="*", help="group=choice or key=value; see below")
+    parser.add_argument("-h", "--help", action="store_true", help="show this text")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="run every combination of key=a,b,... one after the other"
+    )
+    parser.add_argument("-c", "--cfg", choices=["job"], help="show the settings instead of running")
+    parser.add_argument("-p", "--package", metavar="SECTION", help="with --cfg: only this section")
+    parser.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...}")
+    info = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    parser.add_argument("-i", "--info", nargs="?", const="all", choices=info, help="show what Hydra composes from")
+    parser.add_argument(
+        "-cd",
+        "--config-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="take further YAML files from here, e.g. experiment/*.yaml",
+    )
+    return parser
+
+
+def _app_help(parser: _Parser, configs: Configs) -> str:
+    root = parser.prog.removeprefix("effopd ")
+    groups = "\n".join(f"  {group:12}{', '.join(names)}" for group, names in configs.choices().items())
+    return (
+        f"{parser.format_help()}\ngroups (group=choice):\n{groups}\n\n"
+        f"settings (key=value) and their defaults:\n{configs.to_yaml(root, [])}"
+    )
+
+
+def _show(configs: Configs, root: str, overrides: list[str], options: argparse.Namespace) -> None:
+    parsed = checked_overrides(configs, overrides, is_multirun=False)
+    if options.info:
+        configs.show_info(options.info, root, overrides)
+    elif root == "train" and any(override.key == "resume" for override in parsed):
+        sys.stdout.write(to_yaml(training_jobs(configs, overrides, False)[0].config))
+    else:
+        sys.stdout.write(configs.to_yaml(root, overrides, options.package, options.resolve))
+
+
+def _expand_home(argument: str) -> str:
+    """`key=~/x` with the home folder, which most shells leave to the program and Hydra's grammar refuses."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if equals and re.match(r"~(/|$)", value) else argument
+
+
+def _compare(arguments: list[str]) -> int:
+    parser = _Parser(prog="effopd compare", description="Compare runs: steps, tokens and seconds to a target score.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; the first is the baseline")
+    parser.add_argument(
+        "--target", default="auto", type=_target, help="score to reach, in [0, 1]; auto: where the first run ended"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for tables and figures")
+    options = parser.parse_args(arguments)
+    for run in options.runs:
+        _require_run(run)
+    from effopd.compare import compare_runs  # noqa: PLC0415
+
+    compare_runs(options.runs, options.target, options.output)
+    return 0
+
+
+def _target(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        target = float(text)
+    except ValueError:
+        target = -1.0
+    if not 0 <= target <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is neither auto nor a score in [0, 1]")
+    return target
+
+
+def _export(arguments: list[str]) -> int:
+    parser = _Parser(prog="effopd export", description="Write a checkpoint of a run as a Hugging Face model folder.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--output", required=True, type=Path, help="model folder to write")
+    parser.add_argument("--checkpoint", default="last", type=_checkpoint, help="last, best or a step (default: last)")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
+    options = parser.parse_args(arguments)
+    _require_run(options.run)
+    from effopd.export import export_run  # noqa: PLC0415
+
+    export_run(options.run, options.output, options.checkpoint, options.dtype)
+    return 0
+
+
+def _checkpoint(text: str) -> str:
+    if text not in ("last", "best") and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is none of last, best and a step number")
+    return text
+
+
+def _require_run(run: Path) -> None:
+    if not (run / "config.yaml").is_file():
+        what = "no config.yaml in this folder" if run.is_dir() else "no such folder"
+        raise ConfigError(f"{run}: {what}; give a run folder, such as runs/<name>/<time>")
+
+
+def _completion(arguments: list[str]) -> int:
+    parser = _Parser(prog="effopd completion", description='Tab completion: eval "$(effopd completion bash)"')
+    parser.add_argument("shell", choices=["bash", "query"], help="bash: print the script; query: what it calls")
+    parser.add_argument("line", nargs="?", default="", help="query: the command line so far")
+    options = parser.parse_args(arguments)
+    if options.shell == "bash":
+        sys.stdout.write(BASH)
+        return 0
+    with open_configs() as configs:
+        sys.stdout.writelines(f"{word}\n" for word in candidates(options.line, tuple(COMMANDS), configs.choices()))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _evaluate,
+    "compare": _compare,
+    "export": _export,
+    "completion": _completion,
+}

@@ -1,0 +1,274 @@
+"""Rules that span groups of settings, all of them checked before any actor starts.
+
+Single values are checked by the dataclasses of `schema.py`. What cannot be known without a GPU, a tokenizer or the data
+itself is not checked here. Standard library only.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from pathlib import Path
+
+from effopd.config.keys import nearest, written
+from effopd.config.schema import (
+    AlgorithmName,
+    DebugMode,
+    GateKind,
+    RolloutEngine,
+    RunConfig,
+    Runtime,
+    WandbMode,
+)
+from effopd.errors import ConfigError
+
+TOY_TASKS = ("programs", "sums")
+TOY_MODELS = tuple(f"{task}_{stage}" for task in TOY_TASKS for stage in ("base", "teacher"))
+
+# The algorithms whose objective is the reverse KL to the teacher, which is all that the KL gate measures.
+REVERSE_KL_ALGORITHMS = frozenset({AlgorithmName.opd, AlgorithmName.opd_full})
+
+_DEFAULTS = RunConfig()
+
+
+def check_training(config: RunConfig) -> None:
+    """Raise ConfigError with one line per rule that a training run violates."""
+    _raise(training_violations(config))
+
+
+def check_evaluation(config: RunConfig) -> None:
+    """Raise ConfigError with one line per rule that `effopd eval` violates."""
+    _raise(evaluation_violations(config))
+
+
+def _raise(violations: list[str]) -> None:
+    if violations:
+        raise ConfigError("\n".join(violations))
+
+
+def training_violations(config: RunConfig) -> list[str]:
+    """One line per violated rule: keys and values, the rule, the remedy."""
+    return [
+        *_run(config),
+        *_models(config, ("model.path", "teacher.path")),
+        *_data(config, ("data.path", "eval.path")),
+        *_verifier(config),
+        *_lengths(config),
+        *_learner(config),
+        *_algorithm(config),
+        *_gate(config),
+        *_rollout(config),
+        *_cluster(config),
+        *_logger(config),
+        *_debug(config),
+    ]
+
+
+def evaluation_violations(config: RunConfig) -> list[str]:
+    """Likewise, for what `effopd eval` reads."""
+    return [
+        *_models(config, ("model.path",)),
+        *_data(config, ("eval.path",)),
+        *_verifier(config),
+        *_lengths(config),
+        *_rollout(config),
+        *_cluster(config),
+    ]
+
+
+def _shown(config: RunConfig, *keys: str) -> str:
+    """`a.b=1 and c=2`."""
+    return " and ".join(f"{key}={written(attrgetter(key)(config))}" for key in keys)
+
+
+def _without_effect(config: RunConfig, keys: Iterable[str], reason: str, remedy: str) -> Iterator[str]:
+    """A violation for every key that differs from its default although nothing reads it."""
+    for key in keys:
+        if attrgetter(key)(config) != attrgetter(key)(_DEFAULTS):
+            yield f"{_shown(config, key)}: has no effect {reason}; {remedy}"
+
+
+def _run(config: RunConfig) -> Iterator[str]:
+    if config.resume is not None and config.output_dir not in (None, config.resume):
+        yield f"{_shown(config, 'resume', 'output_dir')}: a resumed run writes into its own folder; leave output_dir out"
+
+
+def _models(config: RunConfig, keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        path = attrgetter(key)(config)
+        if path.startswith("toy:"):
+            name = path.removeprefix("toy:")
+            if name not in TOY_MODELS:
+                names = ", ".join(f"toy:{choice}" for choice in TOY_MODELS)
+                yield f"{_shown(config, key)}: no such toy model{_toy(name, TOY_MODELS)}; choose from {names}"
+        elif _is_local(path) and not (Path(path) / "config.json").is_file():
+            what = "has no config.json" if Path(path).is_dir() else "is no folder"
+            yield f"{_shown(config, key)}: {what}; give a Hugging Face model folder"
+    template = config.model.chat_template
+    if template is not None and not Path(template).is_file():
+        yield f"{_shown(config, 'model.chat_template')}: no such file; give a Jinja file"
+
+
+def _data(config: RunConfig, keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        path = attrgetter(key)(config)
+        if path is None:
+            continue
+        is_toy, is_local = path.startswith("toy:"), _is_local(path)
+        if is_toy and path.removeprefix("toy:") not in TOY_TASKS:
+            names = ", ".join(f"toy:{task}" for task in TOY_TASKS)
+            hint = _toy(path.removeprefix("toy:"), TOY_TASKS)
+            yield f"{_shown(config, key)}: no such toy task{hint}; choose from {names}"
+        elif is_local and not Path(path).is_file():
+            yield f"{_shown(config, key)}: no such file; give a JSONL or parquet file"
+        if is_toy or is_local:
+            split = f"{key.removesuffix('.path')}.split"
+            yield from _without_effect(config, [split], f"with {_shown(config, key)}", "only hub data sets have splits")
+    if not config.data.apply_chat_template:
+        reason = "with data.apply_chat_template=false"
+        unread = ("data.enable_thinking", "model.chat_template")
+        yield from _without_effect(config, unread, reason, "add data.apply_chat_template=true")
+    yield from _answer_pattern(config)
+
+
+def _answer_pattern(config: RunConfig) -> Iterator[str]:
+    pattern = config.data.answer_pattern
+    if pattern is None:
+        return
+    if config.data.answer_column is None:
+        yield f"{_shown(config, 'data.answer_pattern')}: has no effect without a column to search; set data.answer_column"
+    try:
+        num_groups = re.compile(pattern).groups
+    except re.error as error:
+        yield f"{_shown(config, 'data.answer_pattern')}: not a regular expression ({error}); correct it"
+        return
+    if num_groups == 0:
+        yield f"{_shown(config, 'data.answer_pattern')}: must have a group, which is the answer; put (...) around it"
+
+
+def _verifier(config: RunConfig) -> Iterator[str]:
+    verifier = config.data.verifier
+    example = "give one such as effopd.rewards.math:verify"
+    if verifier is None:
+        if config.accelerate.gate is GateKind.accuracy:
+            yield f"{_shown(config, 'accelerate.gate', 'data.verifier')}: this gate scores answers; {example}"
+        if config.eval.path is not None:
+            yield f"{_shown(config, 'eval.path', 'data.verifier')}: an evaluation scores answers; {example}"
+    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", verifier):
+        yield f"{_shown(config, 'data.verifier')}: must have the form package.module:function; {example}"
+
+
+def _lengths(config: RunConfig) -> Iterator[str]:
+    responses = ["rollout.max_response_len"]
+    if config.eval.path is not None and config.eval.max_response_len is not None:
+        responses.append("eval.max_response_len")
+    longest = max(responses, key=lambda key: attrgetter(key)(config))
+    needed = config.data.max_prompt_len + attrgetter(longest)(config)
+    held = config.rollout.max_model_len
+    if held is None:
+        held = config.data.max_prompt_len + config.rollout.max_response_len
+    if held < needed:
+        keys = _shown(config, "rollout.max_model_len", "data.max_prompt_len", longest)
+        yield f"{keys}: an engine must hold prompt and response, {needed} tokens; set rollout.max_model_len={needed}"
+
+
+def _learner(config: RunConfig) -> Iterator[str]:
+    if config.learner.warmup_steps >= config.num_steps:
+        keys = _shown(config, "learner.warmup_steps", "num_steps")
+        yield f"{keys}: the warm-up must end before the run; lower learner.warmup_steps"
+    if config.rollout.prompts_per_step < config.learner.num_ranks:
+        keys = _shown(config, "rollout.prompts_per_step", "learner.num_ranks")
+        yield f"{keys}: every rank needs a prompt; raise rollout.prompts_per_step"
+
+
+def _algorithm(config: RunConfig) -> Iterator[str]:
+    if config.algo.name is AlgorithmName.opd_full:
+        reason, remedy = "with algo.name=opd_full, which clips nothing", "use algo=opd or leave it out"
+        yield from _without_effect(config, ("algo.clip_low", "algo.clip_high", "algo.dual_clip"), reason, remedy)
+
+
+def _gate(config: RunConfig) -> Iterator[str]:
+    gate = config.accelerate.gate
+    if gate is GateKind.none:
+        settings = (
+            "accept",
+            "moved",
+            "seeds",
+            "step_sizes",
+            "num_prompts",
+            "samples_per_prompt",
+            "max_length_change",
+            "optimizer_after_jump",
+            "max_triggers",
+        )
+        keys = [f"accelerate.{name}" for name in settings]
+        yield from _without_effect(
+            config, keys, "with accelerate.gate=none", "choose accelerate=kl_gated, paper or released"
+        )
+        return
+    if gate is GateKind.accuracy:
+        reason, remedy = "with accelerate.gate=accuracy", "only the KL gate looks at lengths"
+        yield from _without_effect(config, ["accelerate.max_length_change"], reason, remedy)
+    if gate is GateKind.reverse_kl and config.algo.name not in REVERSE_KL_ALGORITHMS:
+        keys = _shown(config, "accelerate.gate", "algo.name")
+        yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
+    if config.data.num_rows is not None and config.data.num_rows <= config.accelerate.num_prompts:
+        keys = _shown(config, "data.num_rows", "accelerate.num_prompts")
+        yield f"{keys}: gate prompts are held out and none would be left to train on; raise data.num_rows"
+    if config.debug.mode is not DebugMode.none:
+        keys = _shown(config, "debug.mode", "accelerate.gate")
+        yield f"{keys}: extrapolation needs samples and training both; add accelerate=none"
+
+
+def _rollout(config: RunConfig) -> Iterator[str]:
+    if config.rollout.engine is RolloutEngine.hf:
+        names = ("tensor_parallel_size", "kv_cache_gib", "gpu_memory_utilization", "enforce_eager")
+        keys = [f"rollout.{name}" for name in names]
+        yield from _without_effect(config, keys, "with rollout.engine=hf", "use rollout=vllm or leave it out")
+    if config.eval.temperature == 0 and config.eval.samples_per_prompt > 1:
+        keys = _shown(config, "eval.temperature", "eval.samples_per_prompt")
+        yield f"{keys}: greedy samples of one prompt are all the same; set eval.samples_per_prompt=1"
+
+
+def _cluster(config: RunConfig) -> Iterator[str]:
+    if config.cluster.runtime is Runtime.ray:
+        return
+    for key in ("learner.num_ranks", "rollout.num_samplers"):
+        if attrgetter(key)(config) > 1:
+            yield f"{_shown(config, key, 'cluster.runtime')}: one process holds one of each role; add cluster=laptop"
+    if config.cluster.address is not None:
+        yield f"{_shown(config, 'cluster.address', 'cluster.runtime')}: only Ray has an address; add cluster=laptop"
+
+
+def _logger(config: RunConfig) -> Iterator[str]:
+    if config.logger.wandb is WandbMode.disabled:
+        remedy = "choose logger=wandb or wandb_offline"
+        yield from _without_effect(config, ["logger.wandb_project"], "with logger.wandb=disabled", remedy)
+    if config.logger.rollouts_every == 0:
+        remedy = "set logger.rollouts_every"
+        yield from _without_effect(config, ["logger.rollouts_per_sample"], "with logger.rollouts_every=0", remedy)
+
+
+def _debug(config: RunConfig) -> Iterator[str]:
+    recorded = config.debug.recorded
+    if config.debug.mode is not DebugMode.train_only:
+        yield from _without_effect(
+            config, ["debug.recorded"], f"with debug.mode={config.debug.mode}", "add debug=train_only"
+        )
+        return
+    if recorded is None:
+        yield "debug.mode=train_only: has nothing to replay; give debug.recorded=<output_dir>/recorded of another run"
+    elif not Path(recorded).is_dir():
+        yield f"{_shown(config, 'debug.recorded')}: no such folder; give <output_dir>/recorded of a debug=rollout_only run"
+    if config.eval.path is not None:
+        yield f"{_shown(config, 'debug.mode', 'eval.path')}: no sampler starts, so nothing can be evaluated; add eval=none"
+
+
+def _toy(name: str, choices: Iterable[str]) -> str:
+    """The hint of `nearest`, in names as they are typed."""
+    return nearest(name, choices).replace("mean ", "mean toy:")
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path can only mean this machine: a hub name has at most one slash and no such beginning or ending."""
+    has_local_shape = path.startswith(("/", "./", "../")) or path.count("/") > 1
+    return has_local_shape or path.endswith((".jsonl", ".parquet")) or Path(path).exists()

@@ -1,0 +1,104 @@
+"""From the arguments of `effopd train` and `effopd eval` to checked configurations, one for each job of a sweep.
+
+All jobs are checked before the first one runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from effopd.config.build import EVAL_REQUIRED, TRAIN_REQUIRED, build_config
+from effopd.config.check import check_evaluation, check_training
+from effopd.config.keys import MISSING
+from effopd.config.overrides import (
+    Override,
+    evaluation_problems,
+    override_problems,
+    resume_problems,
+)
+from effopd.config.register import Configs, fits, read_tree
+from effopd.config.schema import RunConfig
+from effopd.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run to start."""
+
+    label: str
+    """Its arguments, as a person would type them."""
+    config: RunConfig
+
+
+def training_jobs(configs: Configs, arguments: Sequence[str], is_multirun: bool) -> list[Job]:
+    """What `effopd train` is to run. Raises ConfigError with one line per violation."""
+    overrides = checked_overrides(configs, arguments, is_multirun)
+    if any(override.key == "resume" and override.values != (None,) for override in overrides):
+        raise_problems(resume_problems(overrides))
+    expanded = configs.expand(arguments) if is_multirun else [list(arguments)]
+    jobs = [_training_job(configs, job) for job in expanded]
+    folders = [job.config.output_dir or job.config.resume for job in jobs]
+    shared = sorted({folder for folder in folders if folder is not None and folders.count(folder) > 1})
+    raise_problems([f"{folder}: several jobs of the sweep would write here; leave output_dir out" for folder in shared])
+    return jobs
+
+
+def evaluation_jobs(configs: Configs, arguments: Sequence[str], is_multirun: bool) -> list[Job]:
+    """What `effopd eval` is to run. Raises ConfigError with one line per violation."""
+    overrides = checked_overrides(configs, arguments, is_multirun)
+    raise_problems(evaluation_problems(overrides))
+    jobs = []
+    for job in configs.expand(arguments) if is_multirun else [list(arguments)]:
+        tree = configs.compose("eval", job)
+        _require_choice(configs, tree, ("model", "eval"), "evaluate")
+        config = build_config(tree, EVAL_REQUIRED)
+        check_evaluation(config)
+        jobs.append(Job(label=" ".join(job), config=config))
+    return jobs
+
+
+def checked_overrides(configs: Configs, arguments: Sequence[str], is_multirun: bool) -> list[Override]:
+    """The arguments, each of them right on its own. Raises ConfigError with one line per wrong one."""
+    overrides = configs.parse(arguments)
+    raise_problems(override_problems(overrides, configs.choices(), fits, is_multirun))
+    return overrides
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise ConfigError if there are any."""
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _training_job(configs: Configs, arguments: list[str]) -> Job:
+    changes = {override.key: override.values[0] for override in configs.parse(arguments)}
+    run = changes.pop("resume", None)
+    if run is None:
+        tree = configs.compose("train", arguments)
+        _require_choice(configs, tree, ("model", "teacher", "data"), "train")
+        if tree["resume"] is not None:
+            raise ConfigError(
+                f"resume={tree['resume']}: stands in a file and has no effect there; give it as an argument"
+            )
+    else:
+        tree = _resumed_tree(Path(str(run)), changes)
+    config = build_config(tree, TRAIN_REQUIRED)
+    check_training(config)
+    return Job(label=" ".join(arguments), config=config)
+
+
+def _resumed_tree(run: Path, changes: dict[str, object]) -> dict[str, object]:
+    """The run's own settings with `changes`; its folder may have moved since they were written."""
+    if not (run / "config.yaml").is_file():
+        what = "no config.yaml in this folder" if run.is_dir() else "no such folder"
+        raise ConfigError(f"resume={run}: {what}; give the folder of an earlier run, such as runs/<name>/<time>")
+    return read_tree(run / "config.yaml", changes) | {"resume": str(run), "output_dir": str(run)}
+
+
+def _require_choice(configs: Configs, tree: dict[str, object], sections: Sequence[str], verb: str) -> None:
+    """Raise ConfigError if nothing at all was chosen, which is how a first try looks."""
+    paths = [section["path"] for name in sections if isinstance(section := tree[name], dict)]
+    if all(path in (None, MISSING) for path in paths):
+        experiments = ", ".join(configs.choices()["experiment"])
+        given = ", ".join(f"{name}.path=" for name in sections)
+        raise ConfigError(f"nothing to {verb}: choose experiment=<one of {experiments}>, or give {given}")

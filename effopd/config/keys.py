@@ -1,0 +1,101 @@
+"""The settings by their dotted keys, and how to speak of them to a person.
+
+Derived from the dataclasses of `schema.py`, so that no key is written twice. Standard library only.
+"""
+
+import difflib
+import types
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Union, get_args, get_origin, get_type_hints
+
+from effopd.config.schema import RunConfig
+
+MISSING = "???"
+"""The value of a setting that has no default and was not given; Hydra's own mark."""
+
+_SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _flatten(section: type, prefix: str) -> Iterable[tuple[str, object]]:
+    hints = get_type_hints(section)
+    for entry in fields(section):
+        hint = hints[entry.name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            yield from _flatten(hint, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", hint
+
+
+SETTINGS: dict[str, object] = dict(_flatten(RunConfig, ""))
+"""Every dotted key, e.g. `learner.lr`, and its annotation."""
+
+SECTIONS: frozenset[str] = frozenset(key.partition(".")[0] for key in SETTINGS if "." in key)
+"""The names before the dot, e.g. `learner`."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean X?)` for the choice that looks most like `word`, empty if none does."""
+    choices = sorted(choices)
+    # Someone who types the beginning of a name means that name, however long the rest of it is.
+    found = [choice for choice in choices if word and choice.startswith(word)]
+    found = found or difflib.get_close_matches(word, choices, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
+    """What to say of a key that is no setting. `groups` are further names that may stand before `=`."""
+    if key in SECTIONS:
+        examples = [name for name in SETTINGS if name.startswith(f"{key}.")][:3]
+        return f"{key} is a group of settings, not one setting; set {', '.join(examples)}, ..."
+    section, _, name = key.rpartition(".")
+    # `lr` and `rollout.lr` both mean `learner.lr`: the right name under the wrong section, or under none.
+    namesakes = [setting for setting in SETTINGS if setting.rpartition(".")[2] == name]
+    if closest := difflib.get_close_matches(key, namesakes, n=1, cutoff=0.0):
+        return f"unknown key {key} (did you mean {closest[0]}?)"
+    if section not in SECTIONS:
+        return f"unknown key {key}{nearest(key, [*SETTINGS, *groups])}"
+    members = [setting.partition(".")[2] for setting in SETTINGS if setting.startswith(f"{section}.")]
+    if close := difflib.get_close_matches(name, members, n=1):
+        return f"unknown key {key} (did you mean {section}.{close[0]}?)"
+    return f"unknown key {key}; {section} has {', '.join(members)}"
+
+
+def choices_of(hint: object) -> list[str]:
+    """The values that a setting annotated `hint` can take if they can be listed, else an empty list."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return [member.name for member in hint]
+    return ["true", "false"] if hint is bool else []
+
+
+def expectation(hint: object) -> str:
+    """What a setting annotated `hint` must be, in words."""
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [option for option in get_args(hint) if option is not type(None)]
+        return " or ".join([*(expectation(option) for option in inner), "null"])
+    if get_origin(hint) is list:
+        return "a list such as [2,4,6]"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return f"one of {', '.join(choices_of(hint))}"
+    assert isinstance(hint, type), f"no words for the annotation {hint}"
+    return _SCALARS[hint]
+
+
+def written(value: object) -> str:
+    """A value as it is written on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(written(item) for item in value)}]"
+    return str(value)
+
+
+def wrong_value(key: str, value: object) -> str:
+    """What to say of a value whose type does not fit the setting `key`."""
+    hint = SETTINGS[key]
+    # A bare `null` is how YAML spells the choice `none`.
+    typed = "none" if value is None else str(value)
+    return f"{key}={written(value)}: must be {expectation(hint)}{nearest(typed, choices_of(hint))}"

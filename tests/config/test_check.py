@@ -1,0 +1,129 @@
+"""Rules across groups: each violation names its keys, and all of them are reported at once."""
+
+from operator import attrgetter
+
+import pytest
+
+import effopd.config.check as check
+from effopd.config.schema import (
+    AcceptRule,
+    AlgorithmName,
+    DebugMode,
+    GateKind,
+    RolloutEngine,
+    RunConfig,
+    Runtime,
+    WandbMode,
+)
+from effopd.errors import ConfigError
+
+
+def valid_config() -> RunConfig:
+    config = RunConfig()
+    config.model.path = "some/student"
+    config.teacher.path = "some/teacher"
+    config.data.path = "some/prompts"
+    config.data.verifier = "package.module:function"
+    return config
+
+
+def changed(changes: dict[str, object]) -> RunConfig:
+    config = valid_config()
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        setattr(attrgetter(section)(config) if section else config, name, value)
+    return config
+
+
+ACCURACY = {"accelerate.gate": GateKind.accuracy}
+TRAIN_ONLY = {"debug.mode": DebugMode.train_only}
+LOCAL = {"cluster.runtime": Runtime.local}
+
+# changes to a valid configuration, words that the one violation must contain
+VIOLATIONS = [
+    ({"resume": "a", "output_dir": "b"}, ["resume=a", "output_dir=b"]),
+    ({"model.path": "toy:sum_base"}, ["model.path=toy:sum_base", "did you mean toy:sums_base?"]),
+    ({"model.path": "./nowhere"}, ["model.path=./nowhere", "is no folder"]),
+    ({"model.path": "a/b/c"}, ["model.path=a/b/c", "is no folder"]),
+    ({"teacher.path": "/"}, ["teacher.path=/", "has no config.json"]),
+    ({"data.path": "toy:sum"}, ["data.path=toy:sum", "did you mean toy:sums?"]),
+    ({"data.path": "../x.parquet"}, ["data.path=../x.parquet", "no such file"]),
+    ({"data.path": "toy:sums", "data.split": "test"}, ["data.split=test", "no effect", "toy:sums"]),
+    ({"data.verifier": "verify"}, ["data.verifier=verify", "package.module:function"]),
+    ({"data.verifier": None, **ACCURACY}, ["accelerate.gate=accuracy", "data.verifier=null"]),
+    ({"data.verifier": None, "eval.path": "some/prompts"}, ["eval.path=some/prompts", "data.verifier=null"]),
+    ({"data.enable_thinking": True}, ["data.enable_thinking=true", "data.apply_chat_template=true"]),
+    ({"model.chat_template": "x.jinja", "data.apply_chat_template": True}, ["x.jinja", "no such file"]),
+    ({"data.answer_pattern": "("}, ["data.answer_pattern=(", "not a regular expression"]),
+    ({"data.answer_pattern": "#+"}, ["data.answer_pattern=#+", "group"]),
+    ({"data.answer_pattern": "(x)", "data.answer_column": None}, ["data.answer_pattern", "data.answer_column"]),
+    # 512 prompt tokens and 1024 response tokens need 1536.
+    ({"rollout.max_model_len": 1535}, ["rollout.max_model_len=1535", "rollout.max_model_len=1536"]),
+    ({"eval.path": "some/prompts", "eval.max_response_len": 1025}, ["eval.max_response_len=1025", "1537 tokens"]),
+    ({"learner.warmup_steps": 100}, ["learner.warmup_steps=100", "num_steps=100"]),
+    ({"rollout.prompts_per_step": 1, "learner.num_ranks": 2}, ["rollout.prompts_per_step=1", "learner.num_ranks=2"]),
+    ({"algo.name": AlgorithmName.opd_full, "algo.clip_low": 0.1}, ["algo.clip_low=0.1", "opd_full"]),
+    ({"accelerate.accept": AcceptRule.non_worse}, ["accelerate.accept=non_worse", "accelerate.gate=none"]),
+    ({"accelerate.num_prompts": 20}, ["accelerate.num_prompts=20", "accelerate.gate=none"]),
+    ({"accelerate.max_length_change": 0.1, **ACCURACY}, ["accelerate.max_length_change=0.1", "gate=accuracy"]),
+    ({"data.num_rows": 50, **ACCURACY}, ["data.num_rows=50", "accelerate.num_prompts=50"]),
+    ({"debug.mode": DebugMode.rollout_only, **ACCURACY}, ["debug.mode=rollout_only", "accelerate.gate=accuracy"]),
+    ({"rollout.engine": RolloutEngine.hf, "rollout.tensor_parallel_size": 2}, ["rollout.tensor_parallel_size=2"]),
+    ({"rollout.engine": RolloutEngine.hf, "rollout.kv_cache_gib": 4.0}, ["rollout.kv_cache_gib=4.0"]),
+    ({"eval.temperature": 0.0, "eval.samples_per_prompt": 4}, ["eval.temperature=0.0", "greedy"]),
+    ({"learner.num_ranks": 2, **LOCAL}, ["learner.num_ranks=2", "cluster.runtime=local"]),
+    ({"rollout.num_samplers": 2, **LOCAL}, ["rollout.num_samplers=2", "cluster.runtime=local"]),
+    ({"cluster.address": "auto", **LOCAL}, ["cluster.address=auto", "cluster.runtime=local"]),
+    ({"logger.wandb_project": "mine"}, ["logger.wandb_project=mine", "logger.wandb=disabled"]),
+    ({"logger.rollouts_every": 0, "logger.rollouts_per_sample": 8}, ["logger.rollouts_per_sample=8"]),
+    ({"debug.recorded": "x"}, ["debug.recorded=x", "debug.mode=none"]),
+    (TRAIN_ONLY, ["debug.mode=train_only", "debug.recorded"]),
+    ({"debug.recorded": "nowhere", **TRAIN_ONLY}, ["debug.recorded=nowhere", "no such folder"]),
+    ({"debug.recorded": "/", "eval.path": "some/prompts", **TRAIN_ONLY}, ["eval.path=some/prompts", "eval=none"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), VIOLATIONS, ids=[" ".join(words[:2]) for _, words in VIOLATIONS])
+def test_a_violated_rule_names_its_keys(changes, words):
+    (violation,) = check.training_violations(changed(changes))
+    assert not [word for word in words if word not in violation], violation
+
+
+PERMITTED = [
+    {},
+    {"rollout.max_model_len": 1536},
+    {"eval.path": "some/prompts", "eval.max_response_len": 1024},
+    {"resume": "a", "output_dir": "a"},
+    {"data.verifier": None, "accelerate.gate": GateKind.reverse_kl},
+    {"accelerate.gate": GateKind.reverse_kl, "accelerate.max_length_change": 0.1},
+    {"data.num_rows": 51, **ACCURACY},
+    {"logger.wandb": WandbMode.offline, "logger.wandb_project": "mine"},
+    {"data.path": "toy:sums"},
+    {"algo.name": AlgorithmName.opd_full, "algo.importance_cap": 2.0},
+]
+
+
+@pytest.mark.parametrize("changes", PERMITTED, ids=str)
+def test_what_no_rule_forbids_is_permitted(changes):
+    assert check.training_violations(changed(changes)) == []
+
+
+def test_the_kl_gate_needs_an_algorithm_that_minimises_the_reverse_kl(monkeypatch):
+    monkeypatch.setattr(check, "REVERSE_KL_ALGORITHMS", frozenset({AlgorithmName.opd_full}))
+    (violation,) = check.training_violations(changed({"accelerate.gate": GateKind.reverse_kl}))
+    assert "accelerate.gate=reverse_kl and algo.name=opd" in violation
+
+
+def test_all_violations_are_reported_at_once_one_a_line():
+    config = changed({"learner.warmup_steps": 100, "debug.recorded": "x", "logger.wandb_project": "mine"})
+    with pytest.raises(ConfigError) as raised:
+        check.check_training(config)
+    assert len(str(raised.value).splitlines()) == 3
+
+
+def test_an_evaluation_needs_neither_teacher_nor_training_prompts():
+    config = RunConfig()
+    config.model.path = "some/student"
+    config.eval.path = "some/prompts"
+    config.data.verifier = "package.module:function"
+    check.check_evaluation(config)

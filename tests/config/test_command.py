@@ -1,0 +1,226 @@
+"""The commands that go well, and what becomes of errors that are raised behind them."""
+
+import subprocess
+
+import pytest
+import yaml
+
+from effopd.config.jobs import training_jobs
+from effopd.config.register import open_configs
+from effopd.errors import CheckpointError, ConfigError, DataError, RolloutError
+
+
+def test_train_starts_one_run_with_the_given_settings(effopd):
+    outcome = effopd("train", "experiment=toy_effopd", "learner.lr=3e-4", "accelerate.step_sizes=[1,2]")
+    (config,) = outcome.configs
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert (config.name, config.learner.lr, config.accelerate.step_sizes) == ("toy_effopd", 3e-4, [1.0, 2.0])
+    assert config.output_dir is None
+
+
+def test_options_may_stand_anywhere(effopd):
+    assert len(effopd("train", "experiment=toy_opd", "-m", "seed=1,2").configs) == 2
+
+
+def test_eval_takes_the_model_and_the_evaluation_of_an_experiment(effopd):
+    (config,) = effopd("eval", "experiment=toy_opd", "eval.temperature=0").configs
+    assert (config.model.path, config.eval.path, config.eval.temperature) == ("toy:sums_base", "toy:sums", 0.0)
+
+
+def test_eval_needs_no_teacher(effopd):
+    outcome = effopd("eval", "model.path=toy:sums_base", "eval=toy_sums", "data.verifier=effopd.toy.verify:sums")
+    assert outcome.code == 0
+
+
+def test_hydra_writes_nothing_and_stays_in_the_folder(effopd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    effopd("train", "experiment=toy_opd")
+    effopd("train", "-m", "experiment=toy_opd", "seed=1,2")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Sweeps.
+
+
+def test_a_sweep_runs_every_combination_in_order_through_one_entry(effopd):
+    outcome = effopd("train", "-m", "experiment=toy_opd,toy_effopd", "learner.lr=1e-4,3e-4")
+    assert [(config.name, config.learner.lr) for config in outcome.configs] == [
+        ("toy_opd", 1e-4),
+        ("toy_opd", 3e-4),
+        ("toy_effopd", 1e-4),
+        ("toy_effopd", 3e-4),
+    ]
+
+
+def test_a_sweep_with_one_bad_job_runs_none(effopd):
+    outcome = effopd("train", "-m", "experiment=toy_opd", "learner.lr=1e-4,-1")
+    assert (outcome.code, outcome.configs) == (2, [])
+    assert "learner.lr=-1" in outcome.stderr
+
+
+def test_a_sweep_ends_with_the_job_that_fails(effopd, launch):
+    launch.error = DataError("prompts.jsonl line 3: answer is empty")
+    outcome = effopd("train", "-m", "experiment=toy_opd", "seed=1,2,3")
+    assert outcome.code == 1
+    assert len(outcome.configs) == 1
+    assert "effopd: prompts.jsonl line 3: answer is empty\n" in outcome.stderr
+
+
+def test_jobs_of_a_sweep_must_not_share_a_folder(effopd):
+    outcome = effopd("train", "-m", "experiment=toy_opd", "seed=1,2", "output_dir=here")
+    assert (outcome.code, outcome.configs) == (2, [])
+    assert "here" in outcome.stderr
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("wrong"), 2),
+        (DataError("wrong"), 2),
+        (RolloutError("wrong"), 1),
+        (CheckpointError("wrong"), 1),
+    ],
+)
+def test_an_error_of_ours_is_one_line(effopd, launch, error, code):
+    launch.error = error
+    outcome = effopd("train", "experiment=toy_opd")
+    assert (outcome.code, outcome.stderr) == (code, "effopd: wrong\n")
+
+
+def test_an_unforeseen_error_keeps_its_traceback(effopd, launch):
+    launch.error = KeyError("unforeseen")
+    with pytest.raises(KeyError):
+        effopd("train", "experiment=toy_opd")
+
+
+def test_an_interrupt_is_silent(effopd, launch):
+    launch.error = KeyboardInterrupt()
+    outcome = effopd("train", "experiment=toy_opd")
+    assert (outcome.code, outcome.stderr) == (130, "")
+
+
+# What shows without running.
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_effopd_alone_lists_the_commands(effopd, arguments):
+    outcome = effopd(*arguments)
+    assert outcome.code == 0
+    assert not [name for name in ("train", "eval", "compare", "export", "completion") if name not in outcome.stdout]
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_help_lists_options_groups_and_settings(effopd, command):
+    outcome = effopd(command, "--help")
+    assert outcome.code == 0
+    words = ("--multirun", "--config-dir", "kl_gated, none, paper, released", "lr: 1.0e-06", f"effopd {command}")
+    assert not [word for word in words if word not in outcome.stdout]
+
+
+def test_cfg_job_shows_what_would_run(effopd):
+    outcome = effopd("train", "--cfg", "job", "experiment=toy_opd", "learner.lr=3e-4")
+    shown = yaml.safe_load(outcome.stdout)
+    assert (shown["name"], shown["learner"]["lr"], shown["model"]["path"]) == ("toy_opd", 3e-4, "toy:sums_base")
+    assert outcome.configs == []
+
+
+def test_cfg_job_can_show_one_section(effopd):
+    outcome = effopd("train", "--cfg", "job", "--package", "algo")
+    assert yaml.safe_load(outcome.stdout)["clip_low"] == 0.2
+
+
+def test_a_folder_of_ones_own_adds_choices(effopd, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - toy_opd\n  - override /accelerate: paper\nname: mine\n"
+    )
+    (config,) = effopd("train", "--config-dir", str(tmp_path), "experiment=mine").configs
+    assert (config.name, config.accelerate.gate, config.rollout.max_response_len) == ("mine", "accuracy", 24)
+
+
+def test_a_folder_of_ones_own_may_have_an_awkward_name(tmp_path):
+    folder = tmp_path / 'it\'s, "mine" = ${x}'
+    (folder / "algo").mkdir(parents=True)
+    (folder / "algo" / "mine.yaml").write_text("clip_low: 0.1\n")
+    with open_configs(folder) as configs:
+        (job,) = training_jobs(configs, ["experiment=toy_opd", "algo=mine"], is_multirun=False)
+    assert job.config.algo.clip_low == 0.1
+
+
+def test_choices_may_lie_in_folders_of_a_group(effopd, tmp_path):
+    (tmp_path / "experiment" / "mine").mkdir(parents=True)
+    (tmp_path / "experiment" / "mine" / "a.yaml").write_text(
+        "# @package _global_\ndefaults: [/experiment/toy_opd]\nname: a\n"
+    )
+    (config,) = effopd("train", "--config-dir", str(tmp_path), "experiment=mine/a").configs
+    assert config.name == "a"
+
+
+@pytest.mark.parametrize("text", [r"####\s*(.+)", "(a,b)", r'(")', "(\\\\)", "(=)"])
+def test_the_quoting_that_an_error_proposes_gives_the_text_itself(effopd, text):
+    refused = effopd("train", "experiment=toy_opd", f"data.answer_pattern={text}=(")
+    proposed = refused.stderr.partition("for Hydra: '")[2].removesuffix("'\n")
+    (config,) = effopd("train", "experiment=toy_opd", proposed.replace('=("', '=()"')).configs
+    assert config.data.answer_pattern == f"{text}=()"
+
+
+# compare and export.
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
+    return tmp_path / "run"
+
+
+def test_compare_passes_runs_target_and_output_on(effopd, run, monkeypatch):
+    calls = []
+    monkeypatch.setattr("effopd.compare.compare_runs", lambda *arguments: calls.append(arguments))
+    assert effopd("compare", str(run), str(run), "--output", "out", "--target", "0.5").code == 0
+    assert effopd("compare", str(run), "--output", "out").code == 0
+    assert [(len(runs), target, str(output)) for runs, target, output in calls] == [(2, 0.5, "out"), (1, None, "out")]
+
+
+def test_export_passes_run_checkpoint_and_dtype_on(effopd, run, monkeypatch):
+    calls = []
+    monkeypatch.setattr("effopd.export.export_run", lambda *arguments: calls.append(arguments))
+    assert effopd("export", str(run), "--output", "out", "--checkpoint", "20", "--dtype", "float32").code == 0
+    assert [(source, str(output), *rest) for source, output, *rest in calls] == [(run, "out", "20", "float32")]
+
+
+# Completion.
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("effopd tr", "train"),
+        ("effopd train accelerate=k", "accelerate=kl_gated"),
+        ("effopd train learner.warm", "learner.warmup_steps="),
+        ("effopd train check", "checkpoint."),
+        ("effopd eval rollout.engine=h", "rollout.engine=hf"),
+        ("effopd train checkpoint.keep_best=f", "checkpoint.keep_best=false"),
+    ],
+)
+def test_a_word_is_completed(effopd, line, expected):
+    assert effopd("completion", "query", line).stdout == f"{expected}\n"
+
+
+def test_a_path_is_left_to_the_shell(effopd):
+    assert effopd("completion", "query", "effopd train model.path=/us").stdout == ""
+
+
+def test_the_completion_script_is_bash_and_leaves_only_what_bash_replaces(effopd):
+    script = effopd("completion", "bash").stdout
+    # The function `effopd` stands in for the program: the test is of the script alone.
+    check = (
+        "effopd() { echo accelerate=kl_gated; }; compopt() { :; }\n" + script + "\n"
+        'COMP_LINE="effopd train accelerate=k"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(effopd)\n'
+        '_effopd_complete; echo "${COMPREPLY[@]}"'
+    )
+    finished = subprocess.run(["bash", "-c", check], capture_output=True, text=True, check=True)
+    assert finished.stdout == "kl_gated\n"

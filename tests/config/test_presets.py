@@ -1,0 +1,136 @@
+"""The shipped YAML files say what the design says they say."""
+
+from dataclasses import asdict
+
+import pytest
+
+from effopd.config.build import build_config
+from effopd.config.check import training_violations
+from effopd.config.jobs import evaluation_jobs, training_jobs
+from effopd.config.keys import SECTIONS
+from effopd.config.register import configs_folder, open_configs
+from effopd.config.schema import (
+    AcceptRule,
+    GateKind,
+    MovedParameters,
+    RolloutEngine,
+    RunConfig,
+    Runtime,
+    SeedRule,
+)
+
+EXPERIMENTS = sorted(file.stem for file in (configs_folder() / "experiment").glob("*.yaml"))
+GROUP_CHOICES = sorted(
+    f"{file.parent.name}={file.stem}" for file in configs_folder().glob("*/*.yaml") if file.parent.name != "experiment"
+)
+
+
+def train_config(*arguments: str) -> RunConfig:
+    with open_configs() as configs:
+        (job,) = training_jobs(configs, arguments, is_multirun=False)
+    return job.config
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_passes_the_checks_and_bears_its_own_name(name):
+    assert train_config(f"experiment={name}").name == name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_can_be_evaluated(name):
+    with open_configs() as configs:
+        (job,) = evaluation_jobs(configs, [f"experiment={name}"], is_multirun=False)
+    assert job.config.eval.path == "toy:sums"
+
+
+@pytest.mark.parametrize("choice", GROUP_CHOICES)
+def test_every_group_choice_composes_with_an_experiment(choice):
+    with open_configs() as configs:
+        tree = configs.compose("train", ["experiment=toy_opd", choice])
+    build_config(tree, required=())
+
+
+@pytest.mark.parametrize(
+    "choice", [choice for choice in GROUP_CHOICES if choice.startswith(("accelerate=", "rollout="))]
+)
+def test_presets_pass_the_checks(choice):
+    assert training_violations(train_config("experiment=toy_opd", choice)) == []
+
+
+def test_every_group_is_a_section_of_the_schema():
+    groups = {file.parent.name for file in configs_folder().glob("*/*.yaml")}
+    assert groups - {"experiment"} <= SECTIONS
+
+
+@pytest.mark.parametrize("root", ["train", "eval"])
+def test_a_root_alone_changes_no_default(root):
+    with open_configs() as configs:
+        assert configs.compose(root, []) == asdict(RunConfig())
+
+
+def test_accelerate_none_is_read_as_a_name_and_not_as_null():
+    assert train_config("experiment=toy_effopd", "accelerate=none").accelerate == RunConfig().accelerate
+
+
+@pytest.mark.parametrize(
+    ("preset", "gate", "accept", "moved", "seeds"),
+    [
+        # Design decision 12: as printed, as the authors' code, and ours.
+        ("paper", GateKind.accuracy, AcceptRule.non_worse, MovedParameters.all, SeedRule.independent),
+        ("released", GateKind.accuracy, AcceptRule.strict, MovedParameters.released, SeedRule.independent),
+        ("kl_gated", GateKind.reverse_kl, AcceptRule.strict, MovedParameters.matrices, SeedRule.common),
+    ],
+)
+def test_an_acceleration_preset_is_what_its_source_says(preset, gate, accept, moved, seeds):
+    settings = train_config("experiment=toy_opd", f"accelerate={preset}").accelerate
+    assert (settings.gate, settings.accept, settings.moved, settings.seeds) == (gate, accept, moved, seeds)
+    assert settings.step_sizes == [2.0, 4.0, 6.0, 8.0, 10.0]
+    assert (settings.num_prompts, settings.samples_per_prompt) == (50, 1)
+
+
+def test_the_toy_experiments_differ_only_in_name_and_acceleration():
+    plain, gated, printed = (
+        asdict(train_config(f"experiment={name}")) for name in ("toy_opd", "toy_effopd", "toy_effopd_paper")
+    )
+    for other in (gated, printed):
+        assert {key for key in plain if plain[key] != other[key]} == {"name", "accelerate"}
+
+
+def test_the_evaluation_follows_the_data_unless_it_is_chosen():
+    assert train_config("experiment=toy_opd", "data=toy_programs").eval.path == "toy:programs"
+    assert train_config("experiment=toy_opd", "eval=none").eval.path is None
+    assert train_config("experiment=toy_opd", "eval=toy_programs").eval.path == "toy:programs"
+
+
+def test_own_models_and_prompts_replace_those_of_an_experiment(tmp_path):
+    for name in ("student", "teacher"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "gsm8k.jsonl").write_text("{}")
+    config = train_config(
+        "experiment=toy_opd",
+        f"model.path={tmp_path}/student",
+        f"teacher.path={tmp_path}/teacher",
+        "data=gsm8k",
+        f"data.path={tmp_path}/gsm8k.jsonl",
+    )
+    assert config.model.path == f"{tmp_path}/student"
+    assert config.data.path == f"{tmp_path}/gsm8k.jsonl"
+    assert config.data.verifier == "effopd.rewards.math:verify"
+    assert config.eval.path is None  # no toy problems for a model that was taught mathematics
+
+
+def test_own_models_need_no_experiment():
+    config = train_config("model.path=some/student", "teacher.path=some/teacher", "data.path=some/prompts")
+    assert (config.model.path, config.rollout.engine, config.cluster.runtime) == (
+        "some/student",
+        RolloutEngine.vllm,
+        Runtime.ray,
+    )
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path, effopd):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.jsonl").write_text("{}")
+    outcome = effopd("train", "experiment=toy_opd", "data.path=~/mine.jsonl")
+    assert outcome.configs[0].data.path == f"{tmp_path}/mine.jsonl"
