@@ -93,7 +93,8 @@ class Rollout:
     response_token_ids: Int[Tensor, " R"]
     """int64, at least one token."""
     rollout_logprobs: Float[Tensor, " R"]
-    """float32; log-probability of each sampled token as the sampler reports it, at the sampling temperature."""
+    """float32; log-probability of each sampled token under the policy itself, as the sampler reports it: temperature 1,
+    nothing cut off, whatever it was sampled with."""
     text: str
     """The response, special tokens removed."""
     finish_reason: FinishReason

@@ -1,0 +1,109 @@
+"""A Hugging Face causal language model as one module whose single forward computes everything that needs parameters.
+
+ZeRO-3 gathers parameters for the duration of a module's forward and again for its backward. A loss that applied the head
+after the forward had returned would meet freed weights; here it runs inside, through a callback.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
+
+from effopd.algorithms.policy_output import PolicyOutput
+from effopd.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load_causal_lm(path: str, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+    """Return the model in `path` on the CPU, without dropout and without a KV cache, its parameters requiring gradients.
+
+    Code that a model folder ships is never run.
+    """
+    logging.disable_progress_bar()  # one bar per rank and model says nothing
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
+    )
+    model.config.use_cache = False
+    model.eval()
+    return model
+
+
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Make every layer keep only its input and run again in the backward pass.
+
+    Layers do so in training mode only, so the mode is set on them and not on what they contain: dropout stays off.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """Return the linear layer that maps hidden states to logits. Raises ConfigError when it is something else."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(
+            f"model.path={model.name_or_path}: the output head is a {type(head).__name__}; "
+            "effopd computes logits from a linear head; choose a model that has one"
+        )
+    return head
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raise ConfigError unless the model's logits are its head applied to its last hidden states, and nothing more.
+
+    Models that scale or soft-cap their logits (Gemma 2, Cohere, Granite) would otherwise train on another distribution
+    than the one they sample from.
+    """
+    head = output_head(model)
+    generator = torch.Generator().manual_seed(0)
+    token_ids = torch.randint(head.out_features, (1, 8), generator=generator).to(model.device)
+    expected = model(input_ids=token_ids, use_cache=False).logits.float()
+    hidden = model.get_decoder()(input_ids=token_ids, use_cache=False).last_hidden_state
+    difference = (head(hidden).float() - expected).abs().max().item()
+    if not difference <= 1e-2 * expected.abs().max().item():
+        raise ConfigError(
+            f"model.path={model.name_or_path}: {type(model).__name__} does more to its logits than apply the output head "
+            f"to the last hidden state (they differ by {difference:.3g}), e.g. it scales or soft-caps them; "
+            "choose a model that does not, or switch that off in its config.json"
+        )
+
+
+class PolicyModule(nn.Module):
+    """Wraps `model`; `chunk_tokens` bounds the tokens whose [tokens, V] logits exist at once."""
+
+    def __init__(self, model: PreTrainedModel, chunk_tokens: int) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk_tokens = chunk_tokens
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, "B T"],
+        attention_mask: Bool[Tensor, "B T"],
+        response_mask: Bool[Tensor, "B T"],
+        compute: Callable[[PolicyOutput], T],
+    ) -> T:
+        """Return `compute(output)`, evaluated while the parameters are at hand.
+
+        Rows are right-padded, so position ids are the columns. Tensors that `compute` returns and that carry gradients
+        must be in a tuple, list or dict: DeepSpeed looks for them there.
+        """
+        decoder = self.model.get_decoder()
+        hidden = decoder(input_ids=token_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        head = output_head(self.model)
+
+        def logits(hidden_states: Tensor) -> Tensor:
+            # Not head(...): under ZeRO-3 every module call may gather, and ranks differ in their number of chunks.
+            return functional.linear(hidden_states, head.weight, head.bias)
+
+        return compute(PolicyOutput(hidden, logits, token_ids, response_mask, self.chunk_tokens))

@@ -1,0 +1,203 @@
+"""Policy weights on their way from a learner to the samplers of the same machine: one file in shared memory.
+
+The learner copies its tensors into a memory-mapped file, one at a time; samplers map the same file and read it in place,
+so a publish costs one copy however many samplers there are. The file is reused from publish to publish, because fresh
+pages are several times slower to write than ones that are already mapped. Nothing here knows an engine or a process
+group, and nothing here tells a sampler that there is something to read: that is what a `Publication` is for.
+"""
+
+import math
+import mmap
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+import xxhash
+from torch import Tensor
+
+from effopd.errors import WeightSyncError
+from effopd.types import PolicyVersion, Publication, TensorSlot
+
+_ALIGNMENT = 64  # bytes: a cache line, and a multiple of every dtype's size
+
+Layout = Sequence[tuple[str, torch.dtype, tuple[int, ...]]]
+"""Name, dtype and shape of every tensor, in the order in which they are written."""
+
+
+def default_segment_path(run_token: str) -> Path:
+    """Return where a run keeps its segment: in shared memory where the system has it, else in the temporary folder.
+
+    `run_token` keeps runs on one machine apart.
+    """
+    shared_memory = Path("/dev/shm")
+    folder = shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
+    return folder / f"effopd-{run_token}.weights"
+
+
+def assign_slots(layout: Layout, bucket_bytes: int) -> tuple[tuple[TensorSlot, ...], ...]:
+    """Return the slots of `layout` one after another, grouped into buckets of at most `bucket_bytes`.
+
+    A tensor that is larger than a bucket has one of its own.
+    """
+    buckets: list[list[TensorSlot]] = []
+    offset = bucket_size = 0
+    for name, dtype, shape in layout:
+        num_bytes = math.prod(shape) * dtype.itemsize
+        slot = TensorSlot(
+            name=name, dtype=str(dtype).removeprefix("torch."), shape=tuple(shape), offset=offset, num_bytes=num_bytes
+        )
+        if not buckets or bucket_size + num_bytes > bucket_bytes:
+            buckets.append([])
+            bucket_size = 0
+        buckets[-1].append(slot)
+        bucket_size += num_bytes
+        offset += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+    return tuple(tuple(bucket) for bucket in buckets)
+
+
+def segment_checksum(segment: memoryview, slots: Iterable[TensorSlot]) -> str:
+    """Return the 128-bit XXH3 hash, in hexadecimal, of the bytes of `slots` in order.
+
+    XXH3 runs at memory speed and sees every changed bit; it guards against accidents, not against forgery. Padding between
+    slots is not part of it.
+    """
+    hasher = xxhash.xxh3_128()
+    for slot in slots:
+        hasher.update(segment[slot.offset : slot.offset + slot.num_bytes])
+    return hasher.hexdigest()
+
+
+def _view(segment: Tensor, slot: TensorSlot) -> Tensor:
+    """Return the tensor in `slot`, sharing memory with the bytes of `segment`."""
+    flat = segment[slot.offset : slot.offset + slot.num_bytes]
+    return flat.view(getattr(torch, slot.dtype)).view(slot.shape)
+
+
+class SegmentWriter:
+    """Owns one segment: creates, fills and finally removes it.
+
+    Only one writer may use a path; what an earlier run left there is replaced. The file is readable by its owner alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.unlink(missing_ok=True)
+        # O_EXCL: shared memory is writable by everybody, so never follow what somebody else put at this path.
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._map: mmap.mmap | None = None
+
+    def write(
+        self, version: PolicyVersion, tensors: Iterable[tuple[str, Tensor]], *, layout: Layout, bucket_bytes: int
+    ) -> Publication:
+        """Return the publication of `tensors`, which are copied in one by one and cast to the dtypes of `layout`.
+
+        `tensors` may be a generator that materialises one tensor at a time, on any device; it must follow `layout` in
+        names, order and shapes. The previous publication is overwritten, so every sampler must have loaded it.
+
+        Raises:
+            WeightSyncError: when shared memory has no room for the segment.
+
+        """
+        buckets = assign_slots(layout, bucket_bytes)
+        slots = list(chain.from_iterable(buckets))
+        buffer = self._mapping(max((slot.offset + slot.num_bytes for slot in slots), default=0))
+        segment = torch.frombuffer(buffer, dtype=torch.uint8)
+        for slot, (name, tensor) in zip(slots, tensors, strict=True):
+            assert name == slot.name, f"{name} comes where the layout has {slot.name}"
+            assert tuple(tensor.shape) == slot.shape, f"{name} has shape {tuple(tensor.shape)}; layout: {slot.shape}"
+            _view(segment, slot).copy_(tensor.detach())
+        return Publication(
+            version=version,
+            segment=str(self._path),
+            buckets=buckets,
+            checksum=segment_checksum(memoryview(buffer), slots),
+        )
+
+    def close(self) -> None:
+        """Remove the segment. Samplers that still map it keep their view; nobody can open it any more."""
+        if self._file < 0:
+            return
+        self._map = None
+        os.close(self._file)
+        self._file = -1
+        self._path.unlink(missing_ok=True)
+
+    def _mapping(self, num_bytes: int) -> mmap.mmap:
+        """Return a writable mapping of at least `num_bytes`, growing the file when it is too small."""
+        if self._map is None or len(self._map) < num_bytes:
+            try:
+                # Claims the pages now: writing to a hole of a full file system would kill the process with SIGBUS.
+                os.posix_fallocate(self._file, 0, max(num_bytes, 1))
+            except OSError as error:
+                raise WeightSyncError(
+                    f"no room for {num_bytes} bytes of weights at {self._path} ({error.strerror}): "
+                    "free some shared memory, or give the container more (docker run --shm-size)"
+                ) from error
+            self._map = mmap.mmap(self._file, max(num_bytes, 1))
+        return self._map
+
+
+class SegmentReader:
+    """Reads publications of one segment in place.
+
+    Keep one reader for all publications: its mapping stays valid and warm until the writer replaces or grows the file.
+    Tensors it returns are views that the next publish overwrites, and writing to them crashes the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+        self._segment = torch.empty(0, dtype=torch.uint8)
+        self._bytes = memoryview(b"")
+
+    def tensors(self, slots: Iterable[TensorSlot]) -> list[tuple[str, Tensor]]:
+        """Return name and view of every tensor in `slots`, e.g. of one bucket of a publication.
+
+        Raises:
+            WeightSyncError: when there is no segment, or it is too short for a slot.
+
+        """
+        slots = list(slots)
+        self._map_file(max((slot.offset + slot.num_bytes for slot in slots), default=0))
+        return [(slot.name, _view(self._segment, slot)) for slot in slots]
+
+    def verify(self, publication: Publication) -> None:
+        """Raise WeightSyncError, naming version and both hashes, unless the segment holds what was published."""
+        slots = list(chain.from_iterable(publication.buckets))
+        self._map_file(max((slot.offset + slot.num_bytes for slot in slots), default=0))
+        checksum = segment_checksum(self._bytes, slots)
+        if checksum != publication.checksum:
+            raise WeightSyncError(
+                f"weights {publication.version} in {self._path} have checksum {checksum}, "
+                f"but {publication.checksum} was published: the segment was overwritten or damaged"
+            )
+
+    def close(self) -> None:
+        """Forget the mapping. The memory goes back once the last view of it is gone."""
+        self._identity = None
+        self._segment = torch.empty(0, dtype=torch.uint8)
+        self._bytes = memoryview(b"")
+
+    def _map_file(self, num_bytes: int) -> None:
+        """Map the file unless the mapping at hand is of this very file at this very size."""
+        try:
+            status = os.stat(self._path)
+            identity = (status.st_ino, status.st_size)
+            if identity != self._identity:
+                with self._path.open("rb") as file:
+                    buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch has no read-only tensors and says so
+                    self._segment = torch.frombuffer(buffer, dtype=torch.uint8)
+                self._bytes = memoryview(buffer)
+                self._identity = identity
+        except OSError as error:
+            raise WeightSyncError(f"cannot read weights from {self._path}: {error.strerror}") from error
+        if len(self._bytes) < num_bytes:
+            raise WeightSyncError(
+                f"the segment {self._path} has {len(self._bytes)} bytes, but the publication needs {num_bytes}"
+            )
