@@ -1,0 +1,104 @@
+"""A teacher on plain transformers: one forward over given tokens, the vocabulary axis in chunks."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from effopd.algorithms.logprobs import gather_logprobs
+from effopd.algorithms.policy_output import PolicyOutput
+from effopd.config.schema import TeacherConfig
+from effopd.data.collate import collate
+from effopd.engines.policy_module import PolicyModule, load_causal_lm, output_head
+from effopd.errors import ConfigError
+from effopd.types import Rollout, ScoredRollout, TeacherPayload, TeacherScores
+
+SELF_CHECK_TOKENS = 32
+SELF_CHECK_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Nats between the chunked and the plain path of the same model."""
+
+
+class HFTeacher:
+    """Scores responses with a frozen model. The [tokens, V] float32 logits never exist for more than
+    `teacher.logit_chunk_tokens` tokens at once."""
+
+    def __init__(
+        self, config: TeacherConfig, model_path: str, *, attn_implementation: str, device: torch.device
+    ) -> None:
+        self._config = config
+        self._device = device
+        model = load_causal_lm(model_path, getattr(torch, config.dtype.value), attn_implementation).to(device)
+        self._module = PolicyModule(model, chunk_tokens=config.logit_chunk_tokens).requires_grad_(False)
+        self._model = model
+
+    @torch.no_grad()
+    def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> list[ScoredRollout]:
+        """Return `rollouts` with the payload attached, in order; payload tensors lie on the CPU."""
+        scored: list[ScoredRollout | None] = [None] * len(rollouts)
+        for indices in self._batches(rollouts):
+            chosen = [rollouts[index] for index in indices]
+            for index, rollout, values in zip(indices, chosen, self._score_batch(chosen, payload), strict=True):
+                match payload:
+                    case TeacherPayload.SAMPLED:
+                        teacher = TeacherScores(sampled=values)
+                    case TeacherPayload.HIDDEN_STATES:
+                        teacher = TeacherScores(hidden_states=values)
+                scored[index] = ScoredRollout(rollout=rollout, teacher=teacher)
+        return [item for item in scored if item is not None]
+
+    def head(self) -> Tensor:
+        """Return the [V, D] matrix that turns this teacher's hidden states into logits, on the CPU."""
+        return output_head(self._model).weight.detach().to("cpu").clone()
+
+    @torch.no_grad()
+    def check_itself(self) -> None:
+        """Raise ConfigError unless the chunked path and the model's own logits agree: KL(teacher || teacher) = 0."""
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(output_head(self._model).out_features, (1, SELF_CHECK_TOKENS), generator=generator)
+        logits = self._model(input_ids=ids.to(self._device)).logits[0, :-1].float().cpu()
+        expected = gather_logprobs(logits, ids[0, 1:])
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[:, 0] = False
+        measured = self._module(
+            ids.to(self._device), torch.ones_like(ids).bool().to(self._device), mask.to(self._device), _logprobs
+        )[0, 1:].cpu()
+        difference = (measured - expected).abs().max().item()
+        if difference > SELF_CHECK_TOLERANCE[getattr(torch, self._config.dtype.value)]:
+            raise ConfigError(
+                f"teacher.path={self._config.path}: the teacher disagrees with itself by {difference:.2g} nats; its logits "
+                "are not lm_head(last hidden state), or its forward is not deterministic; choose another teacher or attn_implementation"
+            )
+
+    def _score_batch(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> tuple[Tensor, ...]:
+        batch = collate([ScoredRollout(rollout=rollout) for rollout in rollouts], pad_token_id=0)
+
+        def compute(output: PolicyOutput) -> Tensor:
+            match payload:
+                case TeacherPayload.SAMPLED:
+                    return output.logprobs[batch.response_mask.to(self._device)]
+                case TeacherPayload.HIDDEN_STATES:
+                    return output.predicting_hidden_states
+
+        values = self._module(
+            batch.token_ids.to(self._device),
+            batch.attention_mask.to(self._device),
+            batch.response_mask.to(self._device),
+            compute,
+        )
+        return values.cpu().split([rollout.response_len for rollout in rollouts])
+
+    def _batches(self, rollouts: Sequence[Rollout]) -> Iterator[list[int]]:
+        """Yield indices in batches of similar length, at most `max_tokens_per_batch` padded tokens each."""
+        lengths = [len(rollout.prompt_token_ids) + rollout.response_len for rollout in rollouts]
+        batch: list[int] = []
+        for index in sorted(range(len(rollouts)), key=lambda i: lengths[i]):
+            if batch and lengths[index] * (len(batch) + 1) > self._config.max_tokens_per_batch:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+
+def _logprobs(output: PolicyOutput) -> Tensor:
+    return output.logprobs

@@ -1,0 +1,341 @@
+"""What the ranks of `test_learner.py` do. Every case runs on all ranks and returns plain numbers and arrays."""
+
+import hashlib
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from transformers import AutoModelForCausalLM
+
+from effopd.algorithms.opd import OPD
+from effopd.algorithms.opd_full import FullVocabularyOPD
+from effopd.config.schema import Device, Dtype, LearnerConfig
+from effopd.engines import deepspeed_setup
+from effopd.engines.deepspeed_learner import DeepSpeedLearner
+from effopd.errors import EffOPDError
+from effopd.types import (
+    FinishReason,
+    PolicyVersion,
+    Rollout,
+    ScoredRollout,
+    ShardKind,
+    TeacherScores,
+)
+from effopd.weights import SegmentReader
+
+VOCABULARY = 53
+TEACHER_WIDTH = 11
+LR = 1e-3
+STATE_KINDS = (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ)
+
+# So that some parameters of a tiny model are persistent under ZeRO-3 and some are not.
+deepspeed_setup._PERSISTENT_ELEMENTS = 500
+
+
+def make_rollouts(num_rollouts: int, seed: int = 0) -> list[ScoredRollout]:
+    """Ragged rollouts with both teacher payloads to choose from; two samples per prompt."""
+    rollouts = []
+    for index in range(num_rollouts):
+        generator = torch.Generator().manual_seed(1000 * seed + index)
+        prompt_len, response_len = 2 + index % 4, 1 + (3 * index) % 8
+        rollout = Rollout(
+            prompt_id=f"prompt-{index // 2}",
+            sample_index=index % 2,
+            prompt_token_ids=tuple(torch.randint(VOCABULARY, (prompt_len,), generator=generator).tolist()),
+            response_token_ids=torch.randint(VOCABULARY, (response_len,), generator=generator),
+            rollout_logprobs=-math.log(VOCABULARY) + 0.1 * torch.randn(response_len, generator=generator),
+            text="",
+            finish_reason=FinishReason.LENGTH,
+            seed=0,
+            policy_version=PolicyVersion(step=0),
+        )
+        teacher = TeacherScores(sampled=-math.log(VOCABULARY) + torch.randn(response_len, generator=generator))
+        rollouts.append(ScoredRollout(rollout=rollout, teacher=teacher))
+    return rollouts
+
+
+def with_hidden_states(rollouts: list[ScoredRollout]) -> list[ScoredRollout]:
+    return [
+        replace(
+            scored,
+            teacher=TeacherScores(
+                hidden_states=torch.randn(
+                    scored.rollout.response_len, TEACHER_WIDTH, generator=torch.Generator().manual_seed(index)
+                )
+            ),
+        )
+        for index, scored in enumerate(rollouts)
+    ]
+
+
+def teacher_head() -> torch.Tensor:
+    return torch.randn(VOCABULARY, TEACHER_WIDTH, generator=torch.Generator().manual_seed(99))
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and "layers" in name
+
+
+def make_learner(
+    rank: int,
+    world_size: int,
+    *,
+    model: str,
+    stage: int = 0,
+    dtype: str = "float32",
+    num_steps: int = 100,
+    segment: str | None = None,
+    exact: bool = False,
+    moved: Any = is_matrix,
+    **settings: Any,
+) -> DeepSpeedLearner:
+    config = LearnerConfig(zero_stage=stage, dtype=Dtype(dtype), lr=LR, num_threads=1, bucket_mib=1)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    return DeepSpeedLearner(
+        config,
+        model_path=model,
+        attn_implementation="sdpa",
+        algorithm=FullVocabularyOPD(5.0) if exact else OPD(0.2, 0.2, 3.0, 5.0),
+        teacher_head=teacher_head() if exact else None,
+        moved=moved,
+        num_steps=num_steps,
+        rank=rank,
+        world_size=world_size,
+        init_method="env://",  # not used: the pool has joined the group
+        device=Device.cpu,
+        segment_path=None if segment is None else Path(segment),
+    )
+
+
+def state_of(learner: DeepSpeedLearner, *kinds: ShardKind) -> dict[str, dict[str, numpy.ndarray]]:
+    """This rank's fragments by kind and name."""
+    names = [fragment.name for fragment in learner.fragments()]
+    return {kind.value: {name: tensor.numpy() for name, tensor in learner.read(kind, names).items()} for kind in kinds}
+
+
+def weights_of(learner: DeepSpeedLearner, rank: int) -> dict[str, torch.Tensor]:
+    """Copies of the published tensors; on rank 0 only, for the others hold nothing that can be read."""
+    publication = learner.stage(PolicyVersion(step=0))
+    if publication is None:
+        return {}
+    reader = SegmentReader(Path(publication.segment))
+    return {name: tensor.clone() for bucket in publication.buckets for name, tensor in reader.tensors(bucket)}
+
+
+def fingerprint(*groups: dict[str, Any]) -> str:
+    """Hash of names and bits."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for name, value in sorted(group.items()):
+            digest.update(name.encode())
+            digest.update(torch.as_tensor(value).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def reference_logprobs(
+    model: str, dtype: str, weights: dict[str, torch.Tensor], rollouts: list[Rollout]
+) -> list[list[float]]:
+    """Log-probabilities by plain transformers with these weights, one response at a time and without padding."""
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    plain.load_state_dict(weights, strict=False)
+    results = []
+    for rollout in rollouts:
+        token_ids = torch.tensor([*rollout.prompt_token_ids, *rollout.response_token_ids.tolist()])
+        with torch.no_grad():
+            logprobs = plain(input_ids=token_ids[None]).logits[0].float().log_softmax(-1)
+        start = len(rollout.prompt_token_ids)
+        results.append([logprobs[t - 1, token_ids[t]].item() for t in range(start, len(token_ids))])
+    return results
+
+
+def share(rollouts: list[ScoredRollout], rank: int, world_size: int) -> list[ScoredRollout]:
+    """Uneven parts; the samples of a prompt stay together."""
+    return [scored for index, scored in enumerate(rollouts) if (index // 2) % world_size == rank]
+
+
+def _largest_difference(left: list[list[float]], right: list[list[float]]) -> float:
+    return max(
+        (abs(a - b) for row, other in zip(left, right, strict=True) for a, b in zip(row, other, strict=True)),
+        default=0.0,
+    )
+
+
+def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segment: str) -> dict[str, Any]:
+    """Train, refuse a jump, train, accept a jump, train: everything the tests look at, from one learner."""
+    learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype, segment=segment)
+    mine = share(make_rollouts(13), rank, world_size)
+    rollouts = [scored.rollout for scored in mine]
+    seen: dict[str, Any] = {"fragments": learner.fragments(), "initial": state_of(learner, *ShardKind)}
+
+    for _ in range(4):
+        report = learner.update(mine)
+    seen["metrics"], seen["num_response_tokens"] = dict(report.metrics), report.num_response_tokens
+
+    def bits() -> str:
+        return fingerprint(state_of(learner, *STATE_KINDS)["master"], weights_of(learner, rank))
+
+    # A search that ends in a refusal, with an evaluation after every write: it leaves gathered copies behind.
+    seen["current"] = state_of(learner, *ShardKind)
+    before, logprobs_before = bits(), learner.response_logprobs(rollouts)
+    seen["displacement"] = learner.open_trigger()
+    for step_size in (2.0, 4.0):
+        learner.write_candidate(step_size)
+        seen["candidate"] = state_of(learner, ShardKind.MASTER)["master"]
+        seen["candidate_weights"] = {name: w.float().numpy() for name, w in weights_of(learner, rank).items()}
+        candidate_logprobs = learner.response_logprobs(rollouts)
+    learner.write_candidate(0.0)
+    seen["is_restored"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
+    learner.write_candidate(6.0)
+    learner.response_logprobs(rollouts)
+    learner.close_trigger(0.0, zero_exp_avg=True)
+    seen["is_rolled_back"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
+    seen["after_refusal"] = state_of(learner, *ShardKind)
+
+    # The forward really used the candidate's weights: plain transformers with the published weights agrees.
+    seen["largest_jump_in_logprobs"] = _largest_difference(candidate_logprobs, logprobs_before)
+    if rank == 0:
+        weights = {name: torch.from_numpy(array) for name, array in seen["candidate_weights"].items()}
+        expected = reference_logprobs(model, dtype, weights, rollouts)
+        seen["error_of_candidate"] = _largest_difference(candidate_logprobs, expected)
+
+    learner.update(mine)
+    seen["before_jump"] = state_of(learner, *ShardKind)
+    seen["second_displacement"] = learner.open_trigger()
+    learner.write_candidate(2.0)
+    learner.response_logprobs(rollouts)
+    learner.close_trigger(2.0, zero_exp_avg=False)
+    seen["jumped"] = state_of(learner, *ShardKind)
+    learner.update(mine)
+    seen["after_step"] = state_of(learner, *ShardKind)
+    seen["after_step_weights"] = {name: w.float().numpy() for name, w in weights_of(learner, rank).items()}
+    seen["optimizer_step"] = learner.progress().optimizer_step
+    seen["segment_exists"] = Path(segment).exists()
+    learner.close()
+    return seen
+
+
+def zeroed_moments(rank: int, world_size: int, *, model: str, stage: int, dtype: str) -> Any:
+    learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype)
+    mine = share(make_rollouts(8), rank, world_size)
+    learner.update(mine)
+    before = state_of(learner, *STATE_KINDS)
+    learner.open_trigger()
+    learner.close_trigger(2.0, zero_exp_avg=True)
+    after = state_of(learner, *STATE_KINDS)
+    fragments = learner.fragments()
+    learner.close()
+    return {"before": before, "after": after, "fragments": fragments}
+
+
+def train(rank: int, world_size: int, *, model: str, num_updates: int = 1, parts: Any = None, **settings: Any) -> Any:
+    """Updates on `parts[rank]` (indices into the recorded rollouts); state and the last report."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    rollouts = make_rollouts(13)
+    if settings.get("exact"):
+        rollouts = with_hidden_states(rollouts)
+    mine = share(rollouts, rank, world_size) if parts is None else [rollouts[index] for index in parts[rank]]
+    for _ in range(num_updates):
+        report = learner.update(mine)
+    result = {
+        "fragments": learner.fragments(),
+        "state": state_of(learner, *STATE_KINDS),
+        "metrics": dict(report.metrics),
+        "num_response_tokens": report.num_response_tokens,
+        "logprobs": learner.response_logprobs([scored.rollout for scored in mine]),
+    }
+    learner.close()
+    return result
+
+
+def initial_state(rank: int, world_size: int, *, model: str, **settings: Any) -> Any:
+    """State before any step."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    result = {
+        "fragments": learner.fragments(),
+        "state": state_of(learner, *ShardKind),
+        "optimizer_step": learner.progress().optimizer_step,
+    }
+    learner.close()
+    return result
+
+
+def not_finite(rank: int, world_size: int, *, model: str, stage: int, dtype: str) -> Any:
+    """An update whose advantage is infinite, then a good one."""
+    learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype)
+    mine = share(make_rollouts(8), rank, world_size)
+    learner.update(mine)
+    before = fingerprint(*state_of(learner, *STATE_KINDS).values())
+    poisoned = [
+        replace(scored, teacher=TeacherScores(sampled=torch.full_like(scored.rollout.rollout_logprobs, math.inf)))
+        for scored in mine
+    ]
+    message = ""
+    try:
+        learner.update(poisoned)
+    except EffOPDError as error:
+        message = f"{type(error).__name__}: {error}"
+    is_unchanged = fingerprint(*state_of(learner, *STATE_KINDS).values()) == before
+    good = learner.update(mine).metrics["grad_norm"]
+    step = learner.progress().optimizer_step
+    learner.close()
+    return {"message": message, "is_unchanged": is_unchanged, "next_grad_norm": good, "optimizer_step": step}
+
+
+def resume(rank: int, world_size: int, *, model: str, directory: str, **settings: Any) -> Any:
+    """Load a state and take one more step."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    error = ""
+    try:
+        learner.load_state(Path(directory))
+    except EffOPDError as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    if error:
+        learner.close()
+        return {"error": error}
+    result = {
+        "error": error,
+        "fragments": learner.fragments(),
+        "loaded": state_of(learner, *ShardKind),
+        "optimizer_step": learner.progress().optimizer_step,
+        "has_previous_displacement": learner.progress().has_previous_displacement,
+    }
+    learner.update(share(make_rollouts(13), rank, world_size))
+    result["after_step"] = state_of(learner, *STATE_KINDS)
+    learner.close()
+    return result
+
+
+def divergence(rank: int, world_size: int, *, model: str, **settings: Any) -> Any:
+    """Exact reverse KL per response by the learner, and by plain transformers."""
+    learner = make_learner(rank, world_size, model=model, exact=True, **settings)
+    mine = share(with_hidden_states(make_rollouts(13)), rank, world_size)
+    measured = learner.reverse_kl(mine)
+    learner.close()
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    expected = []
+    for scored in mine:
+        rollout = scored.rollout
+        token_ids = torch.tensor([*rollout.prompt_token_ids, *rollout.response_token_ids.tolist()])
+        with torch.no_grad():
+            student = plain(input_ids=token_ids[None]).logits[0, len(rollout.prompt_token_ids) - 1 : -1].log_softmax(-1)
+        teacher = (scored.teacher.hidden_states @ teacher_head().T).log_softmax(-1)
+        expected.append((student.exp() * (student - teacher)).sum().item())
+    return {"measured": measured, "expected": expected}
+
+
+def published(rank: int, world_size: int, *, model: str, segment: str, **settings: Any) -> Any:
+    learner = make_learner(rank, world_size, model=model, segment=segment, **settings)
+    weights = weights_of(learner, rank)
+    publication = learner.stage(PolicyVersion(step=3))
+    result = {
+        "names": sorted(weights),
+        "dtypes": sorted({str(weight.dtype) for weight in weights.values()}),
+        "version": None if publication is None else str(publication.version),
+        "checksum": None if publication is None else publication.checksum,
+    }
+    learner.close()
+    return result
