@@ -12,21 +12,23 @@ from transformers import PreTrainedTokenizerFast
 
 from effopd.toy.tasks import LETTERS, OPERATIONS
 
-PAD_TOKEN = "<pad>"
-EOS_TOKEN = "<eos>"
+PAD_TOKEN, PAD_TOKEN_ID = "<pad>", 0
+EOS_TOKEN, EOS_TOKEN_ID = "<eos>", 1
 # Stands for every character outside the alphabet, so that a stray one is seen by the model instead of vanishing.
-UNKNOWN_TOKEN = "<unk>"
+UNKNOWN_TOKEN, UNKNOWN_TOKEN_ID = "<unk>", 2
 
 CHARACTERS = "0123456789+=,:" + "".join(OPERATIONS) + LETTERS + LETTERS.upper()
 """The alphabet, in the order of the token ids that follow those of the special tokens."""
 
 CONTEXT_LENGTH = 128
+"""The most tokens of prompt and response together that a toy model takes; no problem comes near it."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: `<pad>` is 0, `<eos>` 1, `<unk>` 2, then the alphabet; 61 tokens. The same on every call."""
-    tokens = [PAD_TOKEN, EOS_TOKEN, UNKNOWN_TOKEN, *CHARACTERS]
-    backend = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN_TOKEN))
+    """The tokenizer: the three special tokens, then the alphabet; 61 tokens. The same on every call."""
+    special = {PAD_TOKEN: PAD_TOKEN_ID, EOS_TOKEN: EOS_TOKEN_ID, UNKNOWN_TOKEN: UNKNOWN_TOKEN_ID}
+    characters = {character: index for index, character in enumerate(CHARACTERS, start=len(special))}
+    backend = Tokenizer(WordLevel(special | characters, unk_token=UNKNOWN_TOKEN))
     # `.` would not match a line break and so glue it to its neighbour, turning two characters into one unknown token.
     backend.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = Fuse()

@@ -138,7 +138,7 @@ def test_a_folder_of_ones_own_adds_choices(effopd, tmp_path):
         "# @package _global_\ndefaults:\n  - toy_opd\n  - override /accelerate: paper\nname: mine\n"
     )
     (config,) = effopd("train", "--config-dir", str(tmp_path), "experiment=mine").configs
-    assert (config.name, config.accelerate.gate, config.rollout.max_response_len) == ("mine", "accuracy", 24)
+    assert (config.name, config.accelerate.gate, config.rollout.max_response_len) == ("mine", "accuracy", 16)
 
 
 def test_a_folder_of_ones_own_may_have_an_awkward_name(tmp_path):

@@ -1,0 +1,187 @@
+"""The cast of a run on Ray: which actors there are, and the production they make."""
+
+from collections.abc import Callable
+
+import ray
+from torch import Tensor
+
+from effopd.actors.calls import wait_for
+from effopd.actors.cast import ActorCast
+from effopd.actors.controller import ControllerActor, RayController, TriggerSetup
+from effopd.actors.learner import LearnerActor
+from effopd.actors.sampler import RaySampler, SamplerActor
+from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
+from effopd.actors.teacher import TeacherActor
+from effopd.actors.verifier import RayVerifier, VerifierActor
+from effopd.config.schema import DebugMode, Device, RunConfig
+from effopd.inputs import RunInputs
+from effopd.preflight import ModelFiles, max_model_len
+from effopd.production import (
+    Phase,
+    Production,
+    learner_setup,
+    load_static_weights,
+    needs_teacher_head,
+    replay_production,
+    uncharged,
+)
+from effopd.publishing import CheckedPublisher
+from effopd.types import ScoredHandle, ScoredRollout
+
+
+def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: Phase) -> Production:
+    """Start the actors that are missing, let the rest begin anew, and return when all are ready."""
+    is_replay = config.debug.mode == DebugMode.train_only
+    gpus = 1 if _uses_gpus(config) else 0
+    specs = [
+        *learner_specs(config, gpus),
+        controller_spec(),
+        *(teacher_specs(config, inputs, gpus) if not is_replay or needs_teacher_head(config) else []),
+        *(sampler_specs(config, inputs.student, gpus) if not is_replay else []),
+        *(verifier_specs(config) if not is_replay else []),
+    ]
+    actors = session.have(specs)
+    cast = ActorCast(
+        samplers=tuple(actors[spec.name] for spec in specs if spec.actor_class is SamplerActor),
+        teachers=tuple(actors[spec.name] for spec in specs if spec.actor_class is TeacherActor),
+        learners=tuple(actors[spec.name] for spec in specs if spec.actor_class is LearnerActor),
+        verifier=next((actors[spec.name] for spec in specs if spec.actor_class is VerifierActor), None),
+    )
+    # Small processes first: what they refuse is known before the engines have started.
+    if cast.verifier is not None:
+        wait_until_ready([cast.verifier], "the verifier")
+    wait_until_ready(list(cast.teachers), "the teacher")
+    begin_learners(config, inputs, cast)
+    wait_until_ready(list(cast.samplers), "a sampler")
+
+    controller = actors[controller_spec().name]
+    setup = TriggerSetup(
+        accelerate=config.accelerate,
+        gate_prompts=inputs.gate_prompts,
+        canary_prompts=inputs.canary_prompts,
+        canary_every=config.rollout.canary_every,
+        sampler_dtype=config.rollout.dtype,
+        max_response_len=config.rollout.max_response_len,
+        seed=config.seed,
+    )
+    wait_for([controller.begin.remote(cast, setup)], "the controller")
+    accelerator = RayController(controller, config.accelerate, phase)
+    learner, sampler = cast.learner(phase), cast.sampler(phase)
+    if is_replay:
+        return replay_production(
+            config, learner, save_learner=accelerator.save, load_learner=learner.load, close=lambda: None
+        )
+    return Production(
+        sampler=sampler,
+        teacher=cast.teacher(phase),
+        learner=learner,
+        publisher=CheckedPublisher(
+            learner,
+            sampler,
+            inputs.canary_prompts,
+            every=config.rollout.canary_every,
+            dtype=config.rollout.dtype,
+            phase=phase,
+        ),
+        verifier=cast.verifier_role(),
+        accelerator=accelerator,
+        save_learner=accelerator.save,
+        load_learner=learner.load,
+        fetch=_fetch,
+        close=lambda: None,  # actors are the session's, which keeps them for the next run
+    )
+
+
+def build_ray_sampler(
+    config: RunConfig, student: ModelFiles, session: RaySession
+) -> tuple[RaySampler, RayVerifier | None, Callable[[], None]]:
+    """Start samplers with the student's own weights as version 0.0, and the verifier."""
+    gpus = 1 if _uses_gpus(config) else 0
+    samplers, verifiers = sampler_specs(config, student, gpus), verifier_specs(config)
+    actors = session.have([*samplers, *verifiers])
+    wait_until_ready(list(actors.values()), "a sampler or the verifier")
+    sampler = RaySampler([actors[spec.name] for spec in samplers], 1, uncharged)
+    load_static_weights(config, student, sampler)
+    verifier = RayVerifier(actors[verifiers[0].name]) if verifiers else None
+    return sampler, verifier, lambda: None
+
+
+def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[ActorSpec]:
+    keywords = (
+        ("max_model_len", max_model_len(config)),
+        ("device", config.cluster.device),
+        ("seed", 0),  # requests carry their own seeds; a constant lets runs with other seeds keep the engine
+    )
+    return [
+        ActorSpec(
+            name=f"sampler {index}",
+            actor_class=SamplerActor,
+            arguments=(config.rollout, str(student.folder)),
+            keywords=keywords,
+            num_gpus=gpus * config.rollout.tensor_parallel_size,
+            num_threads=config.rollout.num_threads,
+        )
+        for index in range(config.rollout.num_samplers)
+    ]
+
+
+def teacher_specs(config: RunConfig, inputs: RunInputs, gpus: int) -> list[ActorSpec]:
+    return [
+        ActorSpec(
+            name="teacher 0",
+            actor_class=TeacherActor,
+            arguments=(config.teacher, str(inputs.teacher.folder)),
+            keywords=(("attn_implementation", config.model.attn_implementation), ("device", config.cluster.device)),
+            num_gpus=gpus,
+            num_threads=config.teacher.num_threads,
+        )
+    ]
+
+
+def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
+    num_ranks = config.learner.num_ranks
+    return [
+        ActorSpec(
+            name=f"learner {rank}",
+            actor_class=LearnerActor,
+            arguments=(rank, num_ranks),
+            num_gpus=gpus,
+            num_threads=config.learner.num_threads,
+        )
+        for rank in range(num_ranks)
+    ]
+
+
+def verifier_specs(config: RunConfig) -> list[ActorSpec]:
+    if config.data.verifier is None:
+        return []
+    return [ActorSpec(name="verifier", actor_class=VerifierActor, arguments=(config.data.verifier,))]
+
+
+def controller_spec() -> ActorSpec:
+    return ActorSpec(name="controller", actor_class=ControllerActor)
+
+
+def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast) -> None:
+    """Build every rank's engine, all together."""
+    (address,) = wait_for([cast.learners[0].free_address.remote()], "a learner rank")
+    teacher_head: ray.ObjectRef[Tensor] | None = None
+    if needs_teacher_head(config):
+        teacher_head = cast.teachers[0].head.remote()  # goes from actor to actor
+    setup = learner_setup(config, inputs)
+    wait_for([actor.begin.remote(setup, teacher_head, address) for actor in cast.learners], "a learner rank")
+
+
+def _uses_gpus(config: RunConfig) -> bool:
+    match config.cluster.device:
+        case Device.cpu:
+            return False
+        case Device.cuda:
+            return True
+        case Device.auto:
+            return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def _fetch(batch: ScoredHandle) -> list[ScoredRollout]:
+    references = [reference for part in batch.parts for reference in part]
+    return [item for part in wait_for(references, "the teacher") for item in part]

@@ -1,0 +1,93 @@
+"""The controller actor: it runs triggers and gathers snapshots, so that neither passes through the driver."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.actor import ActorHandle
+
+from effopd.accelerate import EffOPD, is_trigger
+from effopd.actors.calls import wait_for
+from effopd.actors.cast import ActorCast
+from effopd.checkpoints.streaming import FileRecord
+from effopd.config.schema import AccelerateConfig, Dtype
+from effopd.production import uncharged
+from effopd.publishing import CheckedPublisher
+from effopd.types import Prompt, RunState, TriggerRecord
+
+ROLE = "the controller"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerSetup:
+    """What a controller needs to know of a run."""
+
+    accelerate: AccelerateConfig
+    gate_prompts: tuple[Prompt, ...]
+    canary_prompts: tuple[Prompt, ...]
+    canary_every: int
+    sampler_dtype: Dtype
+    max_response_len: int
+    seed: int
+
+
+def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
+    learner, sampler = cast.learner(uncharged), cast.sampler(uncharged)
+    return EffOPD(
+        setup.accelerate,
+        learner=learner,
+        sampler=sampler,
+        teacher=cast.teacher(uncharged),
+        publisher=CheckedPublisher(
+            learner,
+            sampler,
+            setup.canary_prompts,
+            every=setup.canary_every,
+            dtype=setup.sampler_dtype,
+            phase=uncharged,
+        ),
+        verifier=cast.verifier_role(),
+        gate_prompts=setup.gate_prompts,
+        max_response_len=setup.max_response_len,
+        seed=setup.seed,
+        phase=uncharged,
+    )
+
+
+@ray.remote
+class ControllerActor:
+    """One process without an engine. `begin` starts the next run in it."""
+
+    def begin(self, cast: ActorCast, setup: TriggerSetup) -> None:
+        self._learner = cast.learner(uncharged)
+        self._accelerator = build_accelerator(setup, cast)
+
+    def try_jump(self, state: RunState) -> TriggerRecord:
+        return self._accelerator.try_jump(state)
+
+    def save(self, directory: Path) -> tuple[FileRecord, ...]:
+        return self._learner.save(directory)
+
+
+class RayController:
+    """The controller as the driver sees it: an accelerator that can also save."""
+
+    def __init__(
+        self, actor: ActorHandle, config: AccelerateConfig, phase: Callable[[str], AbstractContextManager[None]]
+    ) -> None:
+        self._actor = actor
+        self._config = config
+        self._phase = phase
+
+    def is_due(self, step: int) -> bool:
+        return is_trigger(self._config, step)
+
+    def try_jump(self, state: RunState) -> TriggerRecord:
+        with self._phase("gate"):
+            return wait_for([self._actor.try_jump.remote(state)], ROLE)[0]
+
+    def save(self, directory: Path) -> tuple[FileRecord, ...]:
+        with self._phase("save"):
+            return wait_for([self._actor.save.remote(directory)], ROLE)[0]

@@ -1,0 +1,143 @@
+"""The learner: one actor per ZeRO rank, called together, none ever left waiting inside a collective."""
+
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from effopd.actors.calls import wait_for
+from effopd.checkpoints.learner_state import LearnerProgress, save_learner
+from effopd.checkpoints.streaming import FileRecord
+from effopd.engines.build import LearnerSetup, build_learner
+from effopd.engines.deepspeed_learner import DeepSpeedLearner
+from effopd.types import (
+    Displacement,
+    Fragment,
+    KLSum,
+    PolicyVersion,
+    Publication,
+    Rollout,
+    RolloutHandle,
+    ScoredHandle,
+    ScoredRollout,
+    ShardKind,
+    UpdateReport,
+)
+
+ROLE = "a learner rank"
+
+
+@ray.remote
+class LearnerActor:
+    """One rank. The process outlives a run; `begin` starts the next one in it."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank = rank
+        self._world_size = world_size
+        self._learner: DeepSpeedLearner | None = None
+
+    def free_address(self) -> str:
+        """Return where this process could listen, for the ranks to meet."""
+        with socket.socket() as listener:
+            address = ray.util.get_node_ip_address()
+            listener.bind((address, 0))
+            return f"tcp://{address}:{listener.getsockname()[1]}"
+
+    def begin(self, setup: LearnerSetup, teacher_head: Tensor | None, init_method: str) -> None:
+        if self._learner is not None:
+            self._learner.close()
+        self._learner = build_learner(
+            setup, teacher_head, rank=self._rank, world_size=self._world_size, init_method=init_method
+        )
+
+    def update(self, *parts: Sequence[ScoredRollout]) -> UpdateReport:
+        return self._engine.update([rollout for part in parts for rollout in part])
+
+    def stage(self, version: PolicyVersion) -> Publication | None:
+        return self._engine.stage(version)
+
+    def response_logprobs(self, *parts: Sequence[Rollout]) -> list[list[float]]:
+        return self._engine.response_logprobs([rollout for part in parts for rollout in part])
+
+    def reverse_kl(self, *parts: Sequence[ScoredRollout]) -> list[KLSum]:
+        return self._engine.reverse_kl([rollout for part in parts for rollout in part])
+
+    def open_trigger(self) -> Displacement:
+        return self._engine.open_trigger()
+
+    def write_candidate(self, step_size: float) -> None:
+        self._engine.write_candidate(step_size)
+
+    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
+        self._engine.close_trigger(step_size, zero_exp_avg)
+
+    def fragments(self) -> list[Fragment]:
+        return self._engine.fragments()
+
+    def progress(self) -> LearnerProgress:
+        return self._engine.progress()
+
+    def read(self, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
+        return self._engine.read(kind, names)
+
+    def load_state(self, directory: Path) -> None:
+        self._engine.load_state(directory)
+
+    @property
+    def _engine(self) -> DeepSpeedLearner:
+        assert self._learner is not None, "begin() comes first"
+        return self._learner
+
+
+class RayLearner:
+    """All ranks as one learner. Results that are the same on every rank are taken from rank 0."""
+
+    def __init__(self, actors: Sequence[ActorHandle], phase: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._actors = actors
+        self._phase = phase
+
+    def update(self, batch: ScoredHandle) -> UpdateReport:
+        with self._phase("train"):
+            calls = [actor.update.remote(*part) for actor, part in zip(self._actors, batch.parts, strict=True)]
+            return wait_for(calls, ROLE)[0]
+
+    def stage(self, version: PolicyVersion) -> Publication:
+        publication = wait_for([actor.stage.remote(version) for actor in self._actors], ROLE)[0]
+        return cast(Publication, publication)
+
+    def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
+        own_parts = zip(self._actors, rollouts.parts, strict=True)
+        answers = wait_for([actor.response_logprobs.remote(*part) for actor, part in own_parts], ROLE)
+        return [values for answer in answers for values in answer]
+
+    def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
+        own_parts = zip(self._actors, batch.parts, strict=True)
+        answers = wait_for([actor.reverse_kl.remote(*part) for actor, part in own_parts], ROLE)
+        return [item for answer in answers for item in answer]
+
+    def open_trigger(self) -> Displacement:
+        return wait_for([actor.open_trigger.remote() for actor in self._actors], ROLE)[0]
+
+    def write_candidate(self, step_size: float) -> None:
+        wait_for([actor.write_candidate.remote(step_size) for actor in self._actors], ROLE)
+
+    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
+        wait_for([actor.close_trigger.remote(step_size, zero_exp_avg) for actor in self._actors], ROLE)
+
+    def save(self, directory: Path) -> tuple[FileRecord, ...]:
+        """Gather every rank's shards into `directory`, bucket by bucket, in the process that calls this."""
+        fragments = wait_for([actor.fragments.remote() for actor in self._actors], ROLE)
+        (progress,) = wait_for([self._actors[0].progress.remote()], ROLE)
+
+        def read(rank: int, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
+            return wait_for([self._actors[rank].read.remote(kind, names)], ROLE)[0]
+
+        return save_learner(directory, fragments=fragments, progress=progress, read=read)
+
+    def load(self, directory: Path) -> None:
+        wait_for([actor.load_state.remote(directory) for actor in self._actors], ROLE)

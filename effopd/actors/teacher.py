@@ -1,0 +1,64 @@
+"""The teacher actor: rollouts go in by reference, scores come out by reference."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from effopd.actors.calls import wait_for
+from effopd.config.schema import Device, TeacherConfig
+from effopd.engines.deepspeed_setup import resolve_device
+from effopd.engines.hf_teacher import HFTeacher
+from effopd.handles import summarise, with_sampled_reverse_kl
+from effopd.types import Rollout, RolloutHandle, ScoredHandle, TeacherPayload
+
+ROLE = "the teacher"
+
+
+@ray.remote
+class TeacherActor:
+    """One frozen model."""
+
+    def __init__(self, config: TeacherConfig, model_path: str, *, attn_implementation: str, device: Device) -> None:
+        torch.set_num_threads(config.num_threads)
+        self._engine = HFTeacher(
+            config, model_path, attn_implementation=attn_implementation, device=resolve_device(device)
+        )
+
+    def ready(self) -> None:
+        """Return once the model is loaded and agrees with itself."""
+        self._engine.check_itself()
+
+    def head(self) -> Tensor:
+        return self._engine.head()
+
+    def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> tuple:
+        """Return the summaries, then the scored rollouts."""
+        scored = self._engine.score(rollouts, payload)
+        return with_sampled_reverse_kl(summarise(rollouts), scored), scored
+
+
+class RayTeacher:
+    """All teacher replicas as one teacher."""
+
+    def __init__(self, actors: Sequence[ActorHandle], phase: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._actors = actors
+        self._phase = phase
+
+    def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
+        with self._phase("score"):
+            references = [reference for part in rollouts.parts for reference in part]
+            answers = [
+                self._actors[index % len(self._actors)].score.options(num_returns=2).remote(reference, payload)
+                for index, reference in enumerate(references)
+            ]
+            summaries = wait_for([answer[0] for answer in answers], ROLE)
+        scored = iter(answer[1] for answer in answers)
+        return ScoredHandle(
+            parts=tuple(tuple(next(scored) for _ in part) for part in rollouts.parts),
+            summaries=tuple(summary for part in summaries for summary in part),
+            policy_version=rollouts.policy_version,
+        )

@@ -1,0 +1,237 @@
+"""Every role in this process, without Ray: for a debugger, for a GPU box without Ray, for tests.
+
+There is one sampler, one learner rank and one part to every handle, and a part is the list itself.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Protocol, cast
+
+from effopd.accelerate import EffOPD
+from effopd.checkpoints.learner_state import save_learner
+from effopd.checkpoints.streaming import FileRecord
+from effopd.config.schema import DebugMode, RunConfig
+from effopd.engines.build import build_learner, build_sampler
+from effopd.engines.deepspeed_learner import DeepSpeedLearner
+from effopd.engines.deepspeed_setup import resolve_device
+from effopd.engines.hf_teacher import HFTeacher
+from effopd.handles import summarise, with_sampled_reverse_kl
+from effopd.inputs import RunInputs
+from effopd.preflight import ModelFiles, max_model_len
+from effopd.production import (
+    Phase,
+    Production,
+    learner_setup,
+    load_static_weights,
+    needs_teacher_head,
+    replay_production,
+    uncharged,
+)
+from effopd.publishing import CheckedPublisher
+from effopd.rewards.verifier import VerifierFunction, load_verifier, verify_rollouts
+from effopd.types import (
+    Displacement,
+    GenerateRequest,
+    KLSum,
+    PolicyVersion,
+    Prompt,
+    Publication,
+    Rollout,
+    RolloutHandle,
+    ScoredHandle,
+    ScoredRollout,
+    TeacherPayload,
+    UpdateReport,
+)
+
+
+class SamplerEngine(Protocol):
+    """One engine that samples; `engines.vllm_sampler` and `engines.hf_sampler` are such."""
+
+    def load(self, publication: Publication) -> None: ...
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> list[Rollout]: ...
+
+    def close(self) -> None: ...
+
+
+class TeacherEngine(Protocol):
+    """One frozen model that scores; `engines.hf_teacher` is such."""
+
+    def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> list[ScoredRollout]: ...
+
+
+class LocalSampler:
+    def __init__(self, engine: SamplerEngine, phase: Phase) -> None:
+        self._engine = engine
+        self._phase = phase
+
+    def load(self, publication: Publication) -> None:
+        self._engine.load(publication)
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        with self._phase("generate"):
+            rollouts = self._engine.generate(request, version)
+        return RolloutHandle(parts=((rollouts,),), summaries=tuple(summarise(rollouts)), policy_version=version)
+
+    def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
+        return _rollouts(rollouts)[:num_rollouts]
+
+
+class LocalTeacher:
+    def __init__(self, engine: TeacherEngine, phase: Phase) -> None:
+        self._engine = engine
+        self._phase = phase
+
+    def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
+        with self._phase("score"):
+            scored = self._engine.score(_rollouts(rollouts), payload)
+        return ScoredHandle(
+            parts=((scored,),),
+            summaries=with_sampled_reverse_kl(rollouts.summaries, scored),
+            policy_version=rollouts.policy_version,
+        )
+
+
+class LocalVerifier:
+    def __init__(self, function: VerifierFunction) -> None:
+        self._function = function
+
+    def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
+        return verify_rollouts(self._function, _rollouts(rollouts), {prompt.prompt_id: prompt for prompt in prompts})
+
+
+class LocalLearner:
+    def __init__(self, rank: DeepSpeedLearner, phase: Phase) -> None:
+        self._rank = rank
+        self._phase = phase
+
+    def update(self, batch: ScoredHandle) -> UpdateReport:
+        with self._phase("train"):
+            return self._rank.update(_scored(batch))
+
+    def stage(self, version: PolicyVersion) -> Publication:
+        publication = self._rank.stage(version)
+        assert publication is not None, "the only rank is rank 0, which publishes"
+        return publication
+
+    def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
+        return self._rank.response_logprobs(_rollouts(rollouts))
+
+    def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
+        return self._rank.reverse_kl(_scored(batch))
+
+    def open_trigger(self) -> Displacement:
+        return self._rank.open_trigger()
+
+    def write_candidate(self, step_size: float) -> None:
+        self._rank.write_candidate(step_size)
+
+    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
+        self._rank.close_trigger(step_size, zero_exp_avg)
+
+    def save(self, directory: Path) -> tuple[FileRecord, ...]:
+        with self._phase("save"):
+            return save_learner(
+                directory,
+                fragments=[self._rank.fragments()],
+                progress=self._rank.progress(),
+                read=lambda rank, kind, names: self._rank.read(kind, names),
+            )
+
+    def load(self, directory: Path) -> None:
+        self._rank.load_state(directory)
+
+
+def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
+    """Start every role in this process."""
+    setup = learner_setup(config, inputs)
+    teacher_engine = HFTeacher(
+        config.teacher,
+        str(inputs.teacher.folder),
+        attn_implementation=config.model.attn_implementation,
+        device=resolve_device(config.cluster.device),
+    )
+    teacher_engine.check_itself()
+    teacher_head = teacher_engine.head() if needs_teacher_head(config) else None
+    # One rank needs no port: it meets itself in a store of this process.
+    rank = build_learner(setup, teacher_head, rank=0, world_size=1, init_method=f"file://{mkdtemp()}/rendezvous")
+    learner = LocalLearner(rank, phase)
+    if config.debug.mode == DebugMode.train_only:
+        return replay_production(
+            config, learner, save_learner=learner.save, load_learner=learner.load, close=rank.close
+        )
+    engine = build_sampler(
+        config.rollout,
+        str(inputs.student.folder),
+        max_model_len=max_model_len(config),
+        device=config.cluster.device,
+        seed=0,  # requests carry their own
+    )
+    sampler, teacher = LocalSampler(engine, phase), LocalTeacher(teacher_engine, phase)
+    verifier = None if config.data.verifier is None else LocalVerifier(load_verifier(config.data.verifier))
+    publisher = CheckedPublisher(
+        learner,
+        sampler,
+        inputs.canary_prompts,
+        every=config.rollout.canary_every,
+        dtype=config.rollout.dtype,
+        phase=phase,
+    )
+    accelerator = EffOPD(
+        config.accelerate,
+        learner=learner,
+        sampler=sampler,
+        teacher=teacher,
+        publisher=publisher,
+        verifier=verifier,
+        gate_prompts=inputs.gate_prompts,
+        max_response_len=config.rollout.max_response_len,
+        seed=config.seed,
+        phase=phase,
+    )
+
+    def close() -> None:
+        rank.close()
+        engine.close()
+
+    return Production(
+        sampler=sampler,
+        teacher=teacher,
+        learner=learner,
+        publisher=publisher,
+        verifier=verifier,
+        accelerator=accelerator,
+        save_learner=learner.save,
+        load_learner=learner.load,
+        fetch=_scored,
+        close=close,
+    )
+
+
+def build_local_sampler(
+    config: RunConfig, student: ModelFiles
+) -> tuple[LocalSampler, LocalVerifier | None, Callable[[], None]]:
+    """Start a sampler with the student's own weights as version 0.0, and the verifier."""
+    engine = build_sampler(
+        config.rollout,
+        str(student.folder),
+        max_model_len=max_model_len(config),
+        device=config.cluster.device,
+        seed=0,
+    )
+    sampler = LocalSampler(engine, uncharged)
+    load_static_weights(config, student, sampler)
+    verifier = None if config.data.verifier is None else LocalVerifier(load_verifier(config.data.verifier))
+    return sampler, verifier, engine.close
+
+
+def _rollouts(handle: RolloutHandle) -> list[Rollout]:
+    ((rollouts,),) = handle.parts
+    return cast(list[Rollout], rollouts)
+
+
+def _scored(handle: ScoredHandle) -> list[ScoredRollout]:
+    ((scored,),) = handle.parts
+    return cast(list[ScoredRollout], scored)

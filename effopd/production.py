@@ -1,0 +1,119 @@
+"""The running parts of a run, whichever runtime they live in, and the shape in which `launch.py` wants them."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from effopd.accelerate import NoAcceleration
+from effopd.algorithms.build import build_algorithm
+from effopd.checkpoints.streaming import FileRecord
+from effopd.config.schema import GateKind, RunConfig
+from effopd.data.recorded import NothingToPublish, ReplayedRollouts
+from effopd.engines.build import LearnerSetup
+from effopd.engines.static_weights import stage_folder
+from effopd.evaluate import SamplingEvaluator
+from effopd.inputs import RunInputs
+from effopd.preflight import ModelFiles
+from effopd.roles import Accelerator, Learner, Publisher, Sampler, Teacher, Verifier
+from effopd.types import Prompt, ScoredHandle, ScoredRollout, TeacherPayload
+from effopd.weights import default_segment_path
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+def uncharged(name: str) -> AbstractContextManager[None]:
+    """A phase that charges nobody."""
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Production:
+    """Roles that are up and running."""
+
+    sampler: Sampler
+    teacher: Teacher
+    learner: Learner
+    publisher: Publisher
+    verifier: Verifier | None
+    accelerator: Accelerator
+    save_learner: Callable[[Path], Iterable[FileRecord]]
+    load_learner: Callable[[Path], None]
+    fetch: Callable[[ScoredHandle], Sequence[ScoredRollout]]
+    """Bring scored rollouts to the driver; for recordings only."""
+    close: Callable[[], None]
+
+
+def needs_teacher_head(config: RunConfig) -> bool:
+    """Return whether the learner forms the teacher's full distribution, in the loss or for the gate."""
+    is_full = build_algorithm(config.algo).teacher_payload == TeacherPayload.HIDDEN_STATES
+    return is_full or config.accelerate.gate == GateKind.reverse_kl
+
+
+def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:
+    is_accelerated = config.accelerate.gate != GateKind.none
+    return LearnerSetup(
+        config=config.learner,
+        algo=config.algo,
+        moved=config.accelerate.moved if is_accelerated else None,
+        model_path=str(inputs.student.folder),
+        attn_implementation=config.model.attn_implementation,
+        num_steps=config.num_steps,
+        device=config.cluster.device,
+        segment_path=default_segment_path(f"{os.getpid()}"),
+    )
+
+
+def replay_production(
+    config: RunConfig,
+    learner: Learner,
+    *,
+    save_learner: Callable[[Path], Iterable[FileRecord]],
+    load_learner: Callable[[Path], None],
+    close: Callable[[], None],
+) -> Production:
+    """Return a production whose sampler and teacher are the recording `debug.recorded`."""
+    assert config.debug.recorded is not None, "config.check sees to it"
+    recording = ReplayedRollouts(Path(config.debug.recorded), config.learner.num_ranks)
+    return Production(
+        sampler=recording,
+        teacher=recording,
+        learner=learner,
+        publisher=NothingToPublish(),
+        verifier=None,
+        accelerator=NoAcceleration(),
+        save_learner=save_learner,
+        load_learner=load_learner,
+        fetch=recording.fetch,
+        close=close,
+    )
+
+
+def load_static_weights(config: RunConfig, student: ModelFiles, sampler: Sampler) -> None:
+    """Give a sampler that no learner feeds the student's own weights, as version 0.0."""
+    path = default_segment_path(f"{os.getpid()}")
+    writer, publication = stage_folder(student.folder, getattr(torch, config.rollout.dtype.value), path)
+    try:
+        sampler.load(publication)
+    finally:
+        writer.close()
+
+
+def build_evaluator(
+    config: RunConfig, sampler: Sampler, verifier: Verifier | None, prompts: tuple[Prompt, ...]
+) -> SamplingEvaluator | None:
+    if verifier is None or not prompts:
+        return None
+    return SamplingEvaluator(
+        sampler,
+        verifier,
+        prompts,
+        samples_per_prompt=config.eval.samples_per_prompt,
+        temperature=config.eval.temperature,
+        top_p=config.eval.top_p,
+        max_response_len=config.eval.max_response_len or config.rollout.max_response_len,
+        seed=config.seed,
+    )

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Make the environment if it is missing, then watch a student catch up with its teacher three times, from the same weights,
+# with the same learning rate and seed: plain OPD, EffOPD as printed, EffOPD gated by the reverse KL. Real Ray, vLLM and
+# DeepSpeed, on two cores. Arguments are overrides for all three runs, e.g. scripts/demo.sh seed=1
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+unset PYTHONDONTWRITEBYTECODE
+
+rm -rf runs/demo
+.venv/bin/effopd train -m experiment=toy_opd,toy_effopd_paper,toy_effopd 'output_dir=runs/demo/${name}' "$@"
+.venv/bin/effopd compare runs/demo/toy_opd runs/demo/toy_effopd_paper runs/demo/toy_effopd --output runs/demo

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Make the environment if it is missing, then run every check and every test. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+unset PYTHONDONTWRITEBYTECODE
+export PATH="$PWD/.venv/bin:$PATH"
+
+ruff check .
+ruff format --check .
+lint-imports
+pyright
+exec python -m pytest "$@"

@@ -1,0 +1,112 @@
+"""Pairs of model folders that must not be trained together, and what is said of each."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from effopd.config.schema import DataConfig, RolloutConfig, RunConfig
+from effopd.errors import ConfigError
+from effopd.models import TOY_MODELS, resolve_model_path
+from effopd.preflight import check_pair, read_model_files
+
+Edit = Callable[[Path], None]
+
+
+def config(apply_chat_template: bool = False, max_response_len: int = 16) -> RunConfig:
+    return RunConfig(
+        data=DataConfig(path="toy:sums", max_prompt_len=16, apply_chat_template=apply_chat_template),
+        rollout=RolloutConfig(max_response_len=max_response_len),
+    )
+
+
+def pair(tmp_path: Path, edit: Edit) -> tuple[Path, Path]:
+    """A sound student, and its teacher after `edit`."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(TOY_MODELS / "sums_teacher", teacher)
+    edit(teacher)
+    return TOY_MODELS / "sums_base", teacher
+
+
+def check(student: Path, teacher: Path, settings: RunConfig) -> None:
+    files = [
+        read_model_files(f"{role}.path", folder, None) for role, folder in (("model", student), ("teacher", teacher))
+    ]
+    check_pair(files[0], files[1], settings)
+
+
+def edit_json(name: str, **changes: object) -> Edit:
+    def edit(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return edit
+
+
+def rename_a_token(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["@"] = vocab.pop("7")
+    path.write_text(json.dumps(tokenizer))
+
+
+def pad_the_vocabulary(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    model.save_pretrained(folder)
+
+
+def test_the_shipped_pairs_fit_each_other() -> None:
+    for task in ("sums", "programs"):
+        check(TOY_MODELS / f"{task}_base", TOY_MODELS / f"{task}_teacher", config())
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (rename_a_token, ["tokenizers differ", "choose a teacher of the student's family"]),
+        (pad_the_vocabulary, ["padded differently", "resize_token_embeddings"]),
+        (edit_json("generation_config.json", eos_token_id=5), ["end of sequence differs", "generation_config.json"]),
+        (edit_json("config.json", max_position_embeddings=20), ["teacher.path", "holds 20 positions", "ask for 32"]),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_with_the_fix(tmp_path: Path, edit: Edit, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        check(*pair(tmp_path, edit), config())
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_all_reasons_are_given_at_once(tmp_path: Path) -> None:
+    def edit(folder: Path) -> None:
+        edit_json("generation_config.json", eos_token_id=5)(folder)
+        edit_json("config.json", max_position_embeddings=20)(folder)
+
+    with pytest.raises(ConfigError) as error:
+        check(*pair(tmp_path, edit), config())
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_chat_template_that_is_missing_or_differs_is_refused(tmp_path: Path) -> None:
+    student, teacher = tmp_path / "s", tmp_path / "t"
+    shutil.copytree(TOY_MODELS / "sums_base", student)
+    shutil.copytree(TOY_MODELS / "sums_teacher", teacher)
+    with pytest.raises(ConfigError, match="has no chat template"):
+        check(student, teacher, config(apply_chat_template=True))
+    (student / "chat_template.jinja").write_text("{{ messages[0].content }}=")
+    (teacher / "chat_template.jinja").write_text("{{ messages[0].content }}:")
+    with pytest.raises(ConfigError, match="chat templates differ"):
+        check(student, teacher, config(apply_chat_template=True))
+
+
+def test_a_path_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        resolve_model_path(str(tmp_path))
+    with pytest.raises(ConfigError, match="choose one of toy:programs_base"):
+        resolve_model_path("toy:nothing")
+    with pytest.raises(ConfigError, match="neither a folder here nor a model that the hub could deliver"):
+        resolve_model_path("nobody/nothing")

@@ -1,0 +1,153 @@
+"""Whole runs through the command line, on real engines, as a user starts them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from effopd.checkpoints.reading import latest_checkpoint, weights_hash
+
+SMALL = [
+    "experiment=toy_effopd",
+    "rollout.prompts_per_step=16",
+    "data.num_rows=200",
+    "eval.num_rows=16",
+    "accelerate.num_prompts=8",
+    "learner.lr=1e-3",
+    "checkpoint.every=1",
+    "learner.num_threads=1",
+    "rollout.num_threads=1",
+    "teacher.num_threads=1",
+]
+LOCAL = [*SMALL, "cluster=local", "rollout=hf"]
+
+
+def effopd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "effopd", *arguments], capture_output=True, text=True, timeout=600)
+
+
+def effopd_ok(*arguments: str) -> str:
+    done = effopd(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_seconds(value: object) -> object:
+    """Return `value` without what may differ between two runs of the same course: measured time."""
+    if isinstance(value, dict):
+        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def course(run: Path) -> object:
+    """Everything a run recorded, but for time."""
+    return [without_seconds(rows(run / name)) for name in ("metrics.jsonl", "eval.jsonl", "extrapolation.jsonl")]
+
+
+def final_hash(run: Path) -> str:
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None
+    return weights_hash(checkpoint.directory)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    effopd_ok("train", *LOCAL, "num_steps=4", f"output_dir={run}")
+    return run
+
+
+def test_a_run_writes_its_config_versions_metrics_triggers_evaluations_and_checkpoints(uninterrupted: Path) -> None:
+    assert [row["step"] for row in rows(uninterrupted / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows(uninterrupted / "extrapolation.jsonl")] == [1, 2, 4]
+    assert [row["step"] for row in rows(uninterrupted / "eval.jsonl")] == [0, 2, 4]
+    assert (uninterrupted / "config.yaml").is_file() and (uninterrupted / "versions.json").is_file()
+    trigger = rows(uninterrupted / "extrapolation.jsonl")[0]
+    assert len(trigger["candidates"][0]["score"]["per_prompt"]) == 8
+    assert trigger["displacement"]["norm"] > 0
+
+
+def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "resumed"
+    effopd_ok("train", *LOCAL, "num_steps=2", f"output_dir={run}")
+    effopd_ok("train", f"resume={run}", "num_steps=4")
+    assert final_hash(run) == final_hash(uninterrupted)
+    assert course(run) == course(uninterrupted)
+
+
+def test_kill_9_at_a_random_moment_and_resume_gives_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    command = [sys.executable, "-m", "effopd", "train", *LOCAL, "num_steps=4", f"output_dir={run}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_row(run / "metrics.jsonl", process)
+    time.sleep(random.uniform(0, 2))  # anywhere: in a step, a trigger, a save
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = effopd("train", f"resume={run}")
+    assert resumed.returncode == 0 or "the run is finished" in resumed.stderr, resumed.stderr
+    assert final_hash(run) == final_hash(uninterrupted)
+    assert course(run) == course(uninterrupted)
+
+
+def wait_for_row(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(3000):
+        if path.is_file() and path.stat().st_size:
+            return
+        assert process.poll() is None, "the run ended before its first step"
+        time.sleep(0.1)
+    raise AssertionError("no step within 300 s")
+
+
+def test_recorded_rollouts_train_without_a_sampler(tmp_path: Path) -> None:
+    plain = ["experiment=toy_opd", *(setting for setting in LOCAL[1:] if not setting.startswith("accelerate"))]
+    effopd_ok("train", *plain, "num_steps=2", "debug=rollout_only", f"output_dir={tmp_path / 'recording'}")
+    recorded = f"debug.recorded={tmp_path / 'recording' / 'recorded'}"
+    replay = [setting for setting in plain if not setting.startswith("eval")]
+    effopd_ok(
+        "train", *replay, "eval=none", "num_steps=2", "debug=train_only", recorded, f"output_dir={tmp_path / 'replay'}"
+    )
+    metrics = rows(tmp_path / "replay" / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [1, 2]
+    # The first batch was sampled by the very weights that train on it.
+    assert metrics[0]["metrics"]["sampler_gap"] < 1e-4
+
+
+def test_two_zero3_ranks_and_two_vllm_samplers_train_on_ray_and_resume_bit_for_bit(tmp_path: Path) -> None:
+    shape = ["learner.num_ranks=2", "learner.zero_stage=3", "rollout.num_samplers=2"]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    effopd_ok("train", *SMALL, *shape, "num_steps=3", f"output_dir={whole}")
+    effopd_ok("train", *SMALL, *shape, "num_steps=2", f"output_dir={halves}")
+    effopd_ok("train", f"resume={halves}", "num_steps=3")
+    assert final_hash(halves) == final_hash(whole)
+    assert course(halves) == course(whole)
+
+
+def test_a_sweep_reuses_the_actors_of_the_run_before(tmp_path: Path) -> None:
+    started = time.monotonic()
+    effopd_ok("train", "-m", *SMALL, "num_steps=1", "seed=1,2", f"output_dir={tmp_path}/${{seed}}")
+    assert time.monotonic() > started
+    assert final_hash(tmp_path / "1") != final_hash(tmp_path / "2")
+
+
+def test_compare_and_export_read_a_finished_run(uninterrupted: Path, tmp_path: Path) -> None:
+    effopd_ok("compare", str(uninterrupted), "--output", str(tmp_path / "comparison"))
+    comparison = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert comparison["runs"][0]["steps"] == 4
+    effopd_ok("export", str(uninterrupted), "--output", str(tmp_path / "model"))
+    out = effopd_ok(
+        "eval", f"model.path={tmp_path / 'model'}", "data=toy_sums", "cluster=local", "rollout=hf",
+        "eval.num_rows=16", f"output_dir={tmp_path / 'eval'}",
+    )  # fmt: skip
+    assert "score" in out
