@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from effopd.config.check import longest_response, needed_model_len
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError
 
@@ -48,7 +49,7 @@ def read_model_files(key: str, folder: Path, chat_template: str | None) -> Model
 
 def max_model_len(config: RunConfig) -> int:
     """Return how many tokens of prompt and response an engine must hold."""
-    return config.rollout.max_model_len or config.data.max_prompt_len + config.rollout.max_response_len
+    return config.rollout.max_model_len or needed_model_len(config)
 
 
 def check_student(student: ModelFiles, config: RunConfig) -> None:
@@ -109,8 +110,8 @@ def _length_problems(files: ModelFiles, config: RunConfig) -> list[str]:
     needed = max_model_len(config)
     if files.max_positions is not None and files.max_positions < needed:
         return [
-            f"{files.key}={files.folder.name}: holds {files.max_positions} positions; data.max_prompt_len + "
-            f"rollout.max_response_len (or rollout.max_model_len) ask for {needed}; lower them"
+            f"{files.key}={files.folder.name}: holds {files.max_positions} positions; data.max_prompt_len plus "
+            f"{longest_response(config)} (or rollout.max_model_len) ask for {needed}; lower them"
         ]
     return []
 

@@ -48,6 +48,7 @@ class RaySession:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 anything else on the machine starves the engines
         if self.cluster.address is not None:
             try:
                 ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -62,7 +63,6 @@ class RaySession:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
-            object_store_memory=None,
         )
 
     def have(self, specs: list[ActorSpec]) -> dict[str, ActorHandle]:
@@ -123,4 +123,4 @@ def _start(spec: ActorSpec) -> ActorHandle:
         num_cpus=0,
         num_gpus=spec.num_gpus,
         runtime_env={"env_vars": environment},
-    ).remote(*spec.arguments, **dict(spec.keywords))
+    ).remote(*spec.arguments, **dict(spec.keywords))  # pyright: ignore[reportReturnType]  (Ray's stubs call it a proxy)

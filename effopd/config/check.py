@@ -157,17 +157,23 @@ def _verifier(config: RunConfig) -> Iterator[str]:
         yield f"{_shown(config, 'data.verifier')}: must have the form package.module:function; {example}"
 
 
-def _lengths(config: RunConfig) -> Iterator[str]:
-    responses = ["rollout.max_response_len"]
+def longest_response(config: RunConfig) -> str:
+    """The setting that names the longest response an engine must write."""
+    lengths = {"rollout.max_response_len": config.rollout.max_response_len}
     if config.eval.path is not None and config.eval.max_response_len is not None:
-        responses.append("eval.max_response_len")
-    longest = max(responses, key=lambda key: attrgetter(key)(config))
-    needed = config.data.max_prompt_len + attrgetter(longest)(config)
-    held = config.rollout.max_model_len
-    if held is None:
-        held = config.data.max_prompt_len + config.rollout.max_response_len
-    if held < needed:
-        keys = _shown(config, "rollout.max_model_len", "data.max_prompt_len", longest)
+        lengths["eval.max_response_len"] = config.eval.max_response_len
+    return max(lengths, key=lambda key: lengths[key])
+
+
+def needed_model_len(config: RunConfig) -> int:
+    """Tokens of prompt and response that an engine must hold."""
+    return config.data.max_prompt_len + attrgetter(longest_response(config))(config)
+
+
+def _lengths(config: RunConfig) -> Iterator[str]:
+    held, needed = config.rollout.max_model_len, needed_model_len(config)
+    if held is not None and held < needed:
+        keys = _shown(config, "rollout.max_model_len", "data.max_prompt_len", longest_response(config))
         yield f"{keys}: an engine must hold prompt and response, {needed} tokens; set rollout.max_model_len={needed}"
 
 

@@ -114,7 +114,7 @@ class RolloutConfig:
     max_response_len: int = 1024
     """Tokens, end-of-sequence included."""
     max_model_len: int | None = None
-    """Tokens of prompt and response an engine must hold; None means data.max_prompt_len + rollout.max_response_len."""
+    """Tokens of prompt and response an engine must hold; None means data.max_prompt_len plus the longest response."""
     kv_cache_gib: float = 1.0
     """CPU engines: memory for the KV cache."""
     gpu_memory_utilization: float = 0.6

@@ -2,50 +2,48 @@
 
 The base is trained to the end on solutions in which each step slips with some probability. It therefore knows the task,
 which its greedy answers show, and is unsure of itself, which its sampled answers show: the state in which RL and
-distillation find a language model. The teacher is that base after RL against the verifier, so it never saw a solution
-the base did not see. Plain PyTorch and transformers: nothing of the framework is used, so that a fault in it cannot
-shape the models it is tested on.
+distillation find a language model. The teacher is that base after RL, taught by the verdicts on its own samples alone.
+Plain PyTorch and transformers: nothing of the training framework is used, so that a fault in it cannot shape the models
+it is tested on.
 """
 
 import json
 import logging
-import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tokenizers
 import torch
 import transformers
+from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-from effopd.toy import verify
-from effopd.toy.tasks import (
-    GENERATORS,
-    LETTERS,
-    MAX_SOLUTION_CHARS,
-    SOLVERS,
-    ToyProblem,
-    problems,
-    split_of,
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    get_linear_schedule_with_warmup,
 )
-from effopd.toy.tokenizer import CONTEXT_LENGTH, build_tokenizer
+
+from effopd.toy.scoring import Samples, Score, max_response_tokens, rewards_of, sample, score_model
+from effopd.toy.slips import unreliable_solutions
+from effopd.toy.tasks import problems
+from effopd.toy.tokenizer import CONTEXT_LENGTH, EOS_TOKEN, EOS_TOKEN_ID, PAD_TOKEN_ID, build_tokenizer
 
 logger = logging.getLogger(__name__)
 
 MODELS_DIR = Path(__file__).parent / "models"
 STAGES = ("base", "teacher")
-VERIFIERS = {"sums": verify.sums, "programs": verify.programs}
 
 _IGNORED_LABEL = -100  # what the cross-entropy of transformers leaves out
+# Without a warm-up this learning rate leaves `sums` unlearnt for more than three times as long.
+_NUM_SFT_WARMUP_STEPS = 100
+_NUM_GRPO_WARMUP_STEPS = 20
 _SCORED_PROMPTS = 512
 _SAMPLES_PER_SCORED_PROMPT = 8
-# Fixed, whatever the seed of the training, so that all scores are of the same held-out problems.
-_SCORED_SEED = 0
 _LOG_EVERY = 200
 
 
@@ -58,6 +56,9 @@ class Recipe:
     num_sft_steps: int
     sft_batch_size: int = 96
     sft_lr: float = 2e-3
+    sft_final_lr: float
+    """Where the linear decay ends. Decayed to zero, the base of `sums` settles in a ravine so narrow that a first Adam
+    step of 3e-4 raises the reverse KL to its teacher; at 1e-3 the same step lowers it by a fifth."""
     num_grpo_steps: int
     prompts_per_step: int = 32
     group_size: int = 8
@@ -65,56 +66,15 @@ class Recipe:
 
 
 RECIPES = {
-    "sums": Recipe(slip_rate=0.25, num_sft_steps=4500, num_grpo_steps=120, grpo_lr=5e-4),
-    "programs": Recipe(slip_rate=0.26, num_sft_steps=2400, num_grpo_steps=120, grpo_lr=5e-4),
+    "sums": Recipe(slip_rate=0.2, num_sft_steps=3600, sft_final_lr=1e-3, num_grpo_steps=200, grpo_lr=1e-3),
+    "programs": Recipe(slip_rate=0.26, num_sft_steps=1600, sft_final_lr=0.0, num_grpo_steps=400, grpo_lr=5e-4),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """How often a model is right on held-out problems."""
-
-    pass_at_1: float
-    """Mean reward of responses sampled at temperature 1."""
-    pass_at_1_se: float
-    """Standard error of `pass_at_1` over problems; the samples of one problem are averaged first."""
-    greedy: float
-    """Share of problems whose greedy response is right."""
-    num_prompts: int
-    samples_per_prompt: int
-
-
-def slip_in_sum(step: str, rng: random.Random) -> str:
-    """The number with an error of one in its units or its tens, as in a forgotten carry."""
-    return str(int(step) + rng.choice((-10, -1, 1, 10)))
-
-
-def slip_in_string(step: str, rng: random.Random) -> str:
-    """The string with one letter exchanged for another of the same case."""
-    place = rng.randrange(len(step))
-    letters = LETTERS.upper() if step[place].isupper() else LETTERS
-    return step[:place] + rng.choice(letters.replace(step[place], "")) + step[place + 1 :]
-
-
-SLIPS: dict[str, Callable[[str, random.Random], str]] = {"sums": slip_in_sum, "programs": slip_in_string}
-
-
-def unreliable_solutions(task: str, slip_rate: float, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Endless pairs of a training prompt and a solution, each step of which slips with probability `slip_rate`."""
-
-    def slip(step: str) -> str:
-        return SLIPS[task](step, rng) if rng.random() < slip_rate else step
-
-    while True:
-        prompt = GENERATORS[task](rng).prompt
-        if split_of(prompt) == "train":
-            yield prompt, SOLVERS[task](prompt, slip)
-
-
-def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def new_model(vocab_size: int) -> Qwen3ForCausalLM:
     """A small Qwen3 with random weights, in float32."""
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         hidden_size=96,
         intermediate_size=256,
         num_hidden_layers=3,
@@ -124,44 +84,47 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         max_position_embeddings=CONTEXT_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=EOS_TOKEN_ID,
+        pad_token_id=PAD_TOKEN_ID,
     )
     model = Qwen3ForCausalLM(config)
     # Two fields only: vLLM takes what else stands here for its default sampling parameters.
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(eos_token_id=EOS_TOKEN_ID, pad_token_id=PAD_TOKEN_ID)
     return model
 
 
-def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_model(model: Qwen3ForCausalLM, folder: Path) -> None:
     """Writes the weights, rounded to bfloat16, and the tokenizer. `model` itself is rounded too."""
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
+    # A new one: a tokenizer that has padded a batch would write down how, and pad for whoever loads it.
+    build_tokenizer().save_pretrained(folder)
 
 
 def load_model(folder: Path) -> Qwen3ForCausalLM:
     """The model of a folder, its bfloat16 weights in float32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def linear_decay(optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule that brings the learning rate to zero in `num_steps`."""
-    return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=num_steps)
+def sft_lr_at(recipe: Recipe, step: int) -> float:
+    """The learning rate of step `step` (from 0): a linear warm-up, then a linear decay to `sft_final_lr`."""
+    if step < _NUM_SFT_WARMUP_STEPS:
+        return recipe.sft_lr * step / _NUM_SFT_WARMUP_STEPS
+    progress = (step - _NUM_SFT_WARMUP_STEPS) / (recipe.num_sft_steps - _NUM_SFT_WARMUP_STEPS)
+    return recipe.sft_lr + progress * (recipe.sft_final_lr - recipe.sft_lr)
 
 
 def train_base(task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """A new model, trained on unreliable solutions with a loss on the response alone."""
     torch.manual_seed(seed)
-    rng = random.Random(f"sft/{task}/{seed}")
-    pairs = unreliable_solutions(task, recipe.slip_rate, rng)
-    model = new_model(tokenizer)
+    pairs = unreliable_solutions(task, recipe.slip_rate, random.Random(f"sft/{task}/{seed}"))
+    model = new_model(len(tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.sft_lr, betas=(0.9, 0.95))
-    schedule = linear_decay(optimizer, recipe.num_sft_steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: sft_lr_at(recipe, step) / recipe.sft_lr)
     started = time.monotonic()
     for step in range(1, recipe.num_sft_steps + 1):
         texts = [next(pairs) for _ in range(recipe.sft_batch_size)]
         encoded = tokenizer(
-            [prompt + solution + tokenizer.eos_token for prompt, solution in texts],
+            [prompt + solution + EOS_TOKEN for prompt, solution in texts],
             padding=True,
             padding_side="right",
             return_tensors="pt",
@@ -181,65 +144,8 @@ def train_base(task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokeni
     return model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
-    """Responses to B prompts, padded on the left, and their responses, padded on the right."""
-
-    token_ids: Tensor
-    """[B, T]"""
-    attention_mask: Tensor
-    """[B, T] Zero on the padding before the prompt and after the end of the response."""
-    response_mask: Tensor
-    """[B, T] One on the tokens of the response, its end-of-sequence token included."""
-    texts: list[str]
-    """The responses, without special tokens."""
-
-
-@torch.no_grad()
-def sample(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_tokens: int, is_greedy: bool
-) -> Samples:
-    """One response to each prompt, at temperature 1 or greedily."""
-    encoded = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-    token_ids = model.generate(
-        **encoded,
-        generation_config=GenerationConfig(
-            do_sample=not is_greedy,
-            top_k=0,  # off: transformers would keep the best 50 only
-            max_new_tokens=max_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-    )
-    responses = token_ids[:, encoded.input_ids.shape[1] :]  # [B, R]
-    is_end = (responses == tokenizer.eos_token_id).long()
-    is_after_end = is_end.cumsum(dim=1) - is_end
-    return Samples(
-        token_ids=token_ids,
-        attention_mask=torch.cat([encoded.attention_mask, 1 - is_after_end], dim=1),
-        response_mask=torch.cat([torch.zeros_like(encoded.attention_mask), 1 - is_after_end], dim=1),
-        texts=tokenizer.batch_decode(responses, skip_special_tokens=True),
-    )
-
-
-def max_response_tokens(task: str) -> int:
-    """Room for the longest solution and its end-of-sequence token."""
-    return MAX_SOLUTION_CHARS[task] + 1
-
-
-def rewards_of(task: str, batch: list[ToyProblem], samples: Samples) -> Tensor:
-    """[B] The verdict on each response."""
-    verifier = VERIFIERS[task]
-    return torch.tensor(
-        [
-            verifier(text, problem.answer, {"prompt": problem.prompt})
-            for problem, text in zip(batch, samples.texts, strict=True)
-        ]
-    )
-
-
-def response_logprobs(model: Qwen3ForCausalLM, samples: Samples) -> Tensor:
-    """[B, T] Log-probability of each token given those before it, in nats, with gradient; 0 outside the responses."""
+def response_logprobs(model: Qwen3ForCausalLM, samples: Samples) -> Float[Tensor, "B T"]:
+    """Log-probability of each token given those before it, in nats, with gradient; 0 outside the responses."""
     # Left padding shifts a prompt to the right; its first token is at position 0 all the same.
     position_ids = (samples.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     logits = model(
@@ -249,8 +155,8 @@ def response_logprobs(model: Qwen3ForCausalLM, samples: Samples) -> Tensor:
     return torch.nn.functional.pad(logprobs, (1, 0)).masked_fill(samples.response_mask == 0, 0.0)
 
 
-def group_advantages(rewards: Tensor, group_size: int) -> Tensor:
-    """[B] Rewards less the mean of their group, over its standard deviation; 0 in a group of equal rewards."""
+def group_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
+    """Rewards less the mean of their group, over its standard deviation; 0 in a group of equal rewards."""
     groups = rewards.view(-1, group_size)  # [P, G]
     centered = groups - groups.mean(dim=1, keepdim=True)
     return (centered / (groups.std(dim=1, keepdim=True) + 1e-6)).flatten()
@@ -259,17 +165,20 @@ def group_advantages(rewards: Tensor, group_size: int) -> Tensor:
 def train_teacher(
     task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM
 ) -> Qwen3ForCausalLM:
-    """`model` itself, after GRPO against the verifier: one update per batch, no clipping, no KL penalty."""
+    """`model` itself, after GRPO against the verifier.
+
+    Shao et al. 2024, arXiv:2402.03300, equation 3, with one update per batch, so that there is no ratio to clip; without
+    the KL penalty; and with the mean over all response tokens of the batch, where the paper takes it per response.
+    """
     torch.manual_seed(seed)
-    num_prompts = recipe.num_grpo_steps * recipe.prompts_per_step
-    posed = problems(task, "train", num_prompts, seed)
+    posed = problems(task, "train", recipe.num_grpo_steps * recipe.prompts_per_step, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.grpo_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = linear_decay(optimizer, recipe.num_grpo_steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, _NUM_GRPO_WARMUP_STEPS, recipe.num_grpo_steps)
     started = time.monotonic()
     for step in range(1, recipe.num_grpo_steps + 1):
-        prompts = posed[(step - 1) * recipe.prompts_per_step : step * recipe.prompts_per_step]
-        batch = [problem for problem in prompts for _ in range(recipe.group_size)]
-        samples = sample(model, tokenizer, [problem.prompt for problem in batch], max_response_tokens(task), False)
+        drawn = posed[(step - 1) * recipe.prompts_per_step : step * recipe.prompts_per_step]
+        batch = [problem for problem in drawn for _ in range(recipe.group_size)]
+        samples = sample(model, tokenizer, [problem.prompt for problem in batch], max_response_tokens(task), 1.0)
         rewards = rewards_of(task, batch, samples)
         advantages = group_advantages(rewards, recipe.group_size)
         logprobs = response_logprobs(model, samples)
@@ -286,27 +195,6 @@ def train_teacher(
     return model
 
 
-def score_model(
-    task: str, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, num_prompts: int, samples_per_prompt: int
-) -> Score:
-    """The score on the first `num_prompts` held-out problems."""
-    posed = problems(task, "eval", num_prompts, _SCORED_SEED)
-    prompts = [problem.prompt for problem in posed]
-    limit = max_response_tokens(task)
-    greedy = rewards_of(task, posed, sample(model, tokenizer, prompts, limit, True))
-    torch.manual_seed(_SCORED_SEED)
-    sampled = torch.stack(
-        [rewards_of(task, posed, sample(model, tokenizer, prompts, limit, False)) for _ in range(samples_per_prompt)]
-    ).mean(dim=0)  # [P]
-    return Score(
-        pass_at_1=sampled.mean().item(),
-        pass_at_1_se=sampled.std().item() / math.sqrt(num_prompts),
-        greedy=greedy.mean().item(),
-        num_prompts=num_prompts,
-        samples_per_prompt=samples_per_prompt,
-    )
-
-
 def make_model(task: str, stage: str, seed: int, out: Path, command: str) -> Score:
     """Makes a model, saves it as `out/<task>_<stage>`, scores what was saved and notes that in `out/scores.json`.
 
@@ -321,7 +209,7 @@ def make_model(task: str, stage: str, seed: int, out: Path, command: str) -> Sco
     else:
         model = train_teacher(task, recipe, seed, tokenizer, load_model(out / f"{task}_base"))
     seconds = time.monotonic() - started
-    save_model(model, tokenizer, folder)
+    save_model(model, folder)
     saved = load_model(folder)
     score = score_model(task, saved, tokenizer, _SCORED_PROMPTS, _SAMPLES_PER_SCORED_PROMPT)
     scores_path = out / "scores.json"
@@ -331,7 +219,6 @@ def make_model(task: str, stage: str, seed: int, out: Path, command: str) -> Sco
         "train_seconds": round(seconds),
         "num_parameters": saved.num_parameters(),
         "score": asdict(score),
-        "recipe": asdict(recipe),
         "command": command,
         "versions": {
             "python": platform.python_version(),

@@ -59,7 +59,10 @@ VIOLATIONS = [
     ({"data.answer_pattern": "(x)", "data.answer_column": None}, ["data.answer_pattern", "data.answer_column"]),
     # 512 prompt tokens and 1024 response tokens need 1536.
     ({"rollout.max_model_len": 1535}, ["rollout.max_model_len=1535", "rollout.max_model_len=1536"]),
-    ({"eval.path": "some/prompts", "eval.max_response_len": 1025}, ["eval.max_response_len=1025", "1537 tokens"]),
+    (
+        {"eval.path": "some/prompts", "eval.max_response_len": 1025, "rollout.max_model_len": 1536},
+        ["eval.max_response_len=1025", "1537 tokens"],
+    ),
     ({"learner.warmup_steps": 100}, ["learner.warmup_steps=100", "num_steps=100"]),
     ({"rollout.prompts_per_step": 1, "learner.num_ranks": 2}, ["rollout.prompts_per_step=1", "learner.num_ranks=2"]),
     ({"algo.name": AlgorithmName.opd_full, "algo.clip_low": 0.1}, ["algo.clip_low=0.1", "opd_full"]),
@@ -92,7 +95,7 @@ def test_a_violated_rule_names_its_keys(changes, words):
 PERMITTED = [
     {},
     {"rollout.max_model_len": 1536},
-    {"eval.path": "some/prompts", "eval.max_response_len": 1024},
+    {"eval.path": "some/prompts", "eval.max_response_len": 1025},
     {"resume": "a", "output_dir": "a"},
     {"data.verifier": None, "accelerate.gate": GateKind.reverse_kl},
     {"accelerate.gate": GateKind.reverse_kl, "accelerate.max_length_change": 0.1},
