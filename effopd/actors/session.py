@@ -48,7 +48,9 @@ class RaySession:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 anything else on the machine starves the engines
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # at Ray's 15 anything else on the machine starves the engines
         if self.cluster.address is not None:
             try:
                 ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)

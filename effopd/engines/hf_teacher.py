@@ -27,8 +27,9 @@ class HFTeacher:
     ) -> None:
         self._config = config
         self._device = device
-        model = load_causal_lm(model_path, getattr(torch, config.dtype.value), attn_implementation).to(device)
-        self._module = PolicyModule(model, chunk_tokens=config.logit_chunk_tokens).requires_grad_(False)
+        model = load_causal_lm(model_path, getattr(torch, config.dtype.value), attn_implementation)
+        module = PolicyModule(model, chunk_tokens=config.logit_chunk_tokens)
+        self._module = module.requires_grad_(False).to(device)
         self._model = model
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from effopd.engines.zero_shards import ZeroShards
 from effopd.extrapolation.jump import extrapolate
 from effopd.types import ShardKind
 
-_CHUNK = 1 << 24  # elements that are in float64 at once
+_CHUNK = 1 << 20  # elements that are in float64 at once
 
 
 class Trigger:

@@ -66,7 +66,7 @@ class Recipe:
 
 
 RECIPES = {
-    "sums": Recipe(slip_rate=0.2, num_sft_steps=3600, sft_final_lr=1e-3, num_grpo_steps=200, grpo_lr=1e-3),
+    "sums": Recipe(slip_rate=0.25, num_sft_steps=3600, sft_final_lr=1e-3, num_grpo_steps=200, grpo_lr=1e-3),
     "programs": Recipe(slip_rate=0.26, num_sft_steps=1600, sft_final_lr=0.0, num_grpo_steps=400, grpo_lr=5e-4),
 }
 
