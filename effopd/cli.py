@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP reads this once, when torch loads. Threads that spin while they wait make engines which share cores up to ten
     # times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # No telemetry of anybody's.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except EffOPDError as error:

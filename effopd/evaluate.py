@@ -30,8 +30,8 @@ def standard_error(values: Mapping[str, float]) -> float:
 class SamplingEvaluator:
     """Samples every evaluation prompt and asks the verifier.
 
-    Seeds depend on the step, so that noise of successive evaluations is independent and their moving average means
-    something; they do not depend on anything else, so that two runs are compared on common random numbers.
+    Seeds depend on the step, so that the noise of successive evaluations is independent and their moving average means
+    something; and on the run's seed, so that two runs with one seed are compared on common random numbers.
     """
 
     def __init__(

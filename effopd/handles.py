@@ -16,15 +16,19 @@ def split_evenly(items: Sequence[Item], num_parts: int) -> list[tuple[Item, ...]
     return [tuple(items[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
-def split_by_prompt(rollouts: Sequence[Rollout], num_parts: int) -> list[list[Rollout]]:
+def split_by_prompt(rollouts: Sequence[Rollout], num_parts: int, first_part: int = 0) -> list[list[Rollout]]:
     """Return `rollouts` in `num_parts` parts that keep all samples of a prompt together.
 
-    Samples of one prompt must be neighbours, as samplers return them.
+    Prompts are dealt like cards, the first one to part `first_part`. When every sampler begins where the one before it
+    ended, all parts together differ by at most one prompt, however few prompts each sampler has.
     """
     groups: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.prompt_id, []).append(rollout)
-    return [[rollout for group in part for rollout in group] for part in split_evenly(list(groups.values()), num_parts)]
+    parts: list[list[Rollout]] = [[] for _ in range(num_parts)]
+    for number, group in enumerate(groups.values()):
+        parts[(first_part + number) % num_parts] += group
+    return parts
 
 
 def summarise(rollouts: Sequence[Rollout]) -> list[RolloutSummary]:

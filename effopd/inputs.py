@@ -7,7 +7,7 @@ from effopd.config.schema import GateKind, RunConfig
 from effopd.data.prompts import hold_out, load_prompts
 from effopd.models import resolve_model_path
 from effopd.preflight import ModelFiles, check_pair, check_student, read_model_files
-from effopd.publishing import CANARY_PROMPTS
+from effopd.publishing import num_canaries
 from effopd.types import Prompt
 
 
@@ -43,7 +43,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
         train_prompts=prompts,
         gate_prompts=gate_prompts,
         eval_prompts=read_eval_prompts(config, student),
-        canary_prompts=prompts[:CANARY_PROMPTS],
+        canary_prompts=prompts[: num_canaries(config.rollout.num_samplers)],
     )
 
 

@@ -131,7 +131,7 @@ def run_folder(config: RunConfig) -> Path:
         config.output_dir = config.resume or str(
             Path("runs", config.name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
         )
-    return Path(config.output_dir).expanduser()
+    return Path(config.output_dir).expanduser().resolve()  # actors may have another working folder
 
 
 def resume_point(config: RunConfig, store: CheckpointStore) -> Checkpoint | None:

@@ -5,14 +5,14 @@ There is one sampler, one learner rank and one part to every handle, and a part 
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Protocol, cast
 
 from effopd.accelerate import EffOPD
 from effopd.checkpoints.learner_state import save_learner
 from effopd.checkpoints.streaming import FileRecord
 from effopd.config.schema import DebugMode, RunConfig
-from effopd.engines.build import build_learner, build_sampler
+from effopd.engines.build import SamplerEngine, build_learner, build_sampler
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
@@ -28,7 +28,7 @@ from effopd.production import (
     replay_production,
     uncharged,
 )
-from effopd.publishing import CheckedPublisher
+from effopd.publishing import CheckedPublisher, canary_tolerance
 from effopd.rewards.verifier import VerifierFunction, load_verifier, verify_rollouts
 from effopd.types import (
     Displacement,
@@ -44,16 +44,6 @@ from effopd.types import (
     TeacherPayload,
     UpdateReport,
 )
-
-
-class SamplerEngine(Protocol):
-    """One engine that samples; `engines.vllm_sampler` and `engines.hf_sampler` are such."""
-
-    def load(self, publication: Publication) -> None: ...
-
-    def generate(self, request: GenerateRequest, version: PolicyVersion) -> list[Rollout]: ...
-
-    def close(self) -> None: ...
 
 
 class TeacherEngine(Protocol):
@@ -147,21 +137,25 @@ class LocalLearner:
 def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
     """Start every role in this process."""
     setup = learner_setup(config, inputs)
-    teacher_engine = HFTeacher(
-        config.teacher,
-        str(inputs.teacher.folder),
-        attn_implementation=config.model.attn_implementation,
-        device=resolve_device(config.cluster.device),
-    )
-    teacher_engine.check_itself()
-    teacher_head = teacher_engine.head() if needs_teacher_head(config) else None
-    # One rank needs no port: it meets itself in a store of this process.
-    rank = build_learner(setup, teacher_head, rank=0, world_size=1, init_method=f"file://{mkdtemp()}/rendezvous")
+    teacher_engine: HFTeacher | None = None
+    if config.debug.mode != DebugMode.train_only or needs_teacher_head(config):
+        teacher_engine = HFTeacher(
+            config.teacher,
+            str(inputs.teacher.folder),
+            attn_implementation=config.model.attn_implementation,
+            device=resolve_device(config.cluster.device),
+        )
+        teacher_engine.check_itself()
+    teacher_head = teacher_engine.head() if teacher_engine is not None and needs_teacher_head(config) else None
+    # One rank needs no port: it meets itself in a file, which stays as long as the group may ask for it.
+    rendezvous = TemporaryDirectory()
+    rank = build_learner(setup, teacher_head, rank=0, world_size=1, init_method=f"file://{rendezvous.name}/rendezvous")
     learner = LocalLearner(rank, phase)
     if config.debug.mode == DebugMode.train_only:
         return replay_production(
             config, learner, save_learner=learner.save, load_learner=learner.load, close=rank.close
         )
+    assert teacher_engine is not None
     engine = build_sampler(
         config.rollout,
         str(inputs.student.folder),
@@ -176,7 +170,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         sampler,
         inputs.canary_prompts,
         every=config.rollout.canary_every,
-        dtype=config.rollout.dtype,
+        tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
         phase=phase,
     )
     accelerator = EffOPD(
@@ -195,6 +189,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     def close() -> None:
         rank.close()
         engine.close()
+        rendezvous.cleanup()
 
     return Production(
         sampler=sampler,

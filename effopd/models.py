@@ -1,9 +1,10 @@
-"""Where a model's files are."""
+"""Where a model's files are, and which tokens end its responses."""
 
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from effopd.errors import ConfigError
 
@@ -33,3 +34,19 @@ def resolve_model_path(path: str) -> Path:
             f"model path {path}: neither a folder here nor a model that the hub could deliver "
             f"({type(error).__name__}); give the path of a Hugging Face model folder"
         ) from error
+
+
+def end_token_ids(folder: Path) -> tuple[int, ...]:
+    """Return the ids that end a response: the generation config's, else the model config's, else the tokenizer's.
+
+    Raises ConfigError when none of them names one: such a model would never stop.
+    """
+    candidates: list[int | list[int] | None] = []
+    if (folder / "generation_config.json").is_file():
+        candidates.append(GenerationConfig.from_pretrained(folder).eos_token_id)
+    candidates.append(AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config().eos_token_id)
+    candidates.append(AutoTokenizer.from_pretrained(folder, trust_remote_code=False).eos_token_id)
+    for candidate in candidates:
+        if candidate is not None:
+            return tuple(candidate) if isinstance(candidate, list) else (candidate,)
+    raise ConfigError(f"{folder}: no eos_token_id in generation_config.json, config.json or tokenizer; add one")

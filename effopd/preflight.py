@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from effopd.config.check import longest_response, needed_model_len
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError
+from effopd.models import end_token_ids
 
 SAMPLE_MESSAGES = [{"role": "user", "content": "What is 2 + 2?"}]
 
@@ -42,7 +43,7 @@ def read_model_files(key: str, folder: Path, chat_template: str | None) -> Model
         folder=folder,
         tokenizer=tokenizer,
         vocabulary_size=config.get_text_config().vocab_size,
-        eos_token_ids=_eos_token_ids(folder, config.get_text_config().eos_token_id),
+        eos_token_ids=frozenset(end_token_ids(folder)),
         max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
     )
 
@@ -122,16 +123,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> str:
     )
     assert isinstance(text, str)
     return text
-
-
-def _eos_token_ids(folder: Path, default: int | list[int] | None) -> frozenset[int]:
-    """Return every token that ends a response: of generation_config.json, else of config.json."""
-    eos: int | list[int] | None = default
-    if (folder / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(folder).eos_token_id or default
-    if eos is None:
-        raise ConfigError(f"{folder}: neither generation_config.json nor config.json names an eos_token_id; add one")
-    return frozenset(eos if isinstance(eos, list) else [eos])
 
 
 def _raise(problems: list[str]) -> None:

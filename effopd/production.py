@@ -1,6 +1,5 @@
 """The running parts of a run, whichever runtime they live in, and the shape in which `launch.py` wants them."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles
 from effopd.roles import Accelerator, Learner, Publisher, Sampler, Teacher, Verifier
 from effopd.types import Prompt, ScoredHandle, ScoredRollout, TeacherPayload
-from effopd.weights import default_segment_path
+from effopd.weights import shared_memory_folder
 
 Phase = Callable[[str], AbstractContextManager[None]]
 
@@ -63,7 +62,7 @@ def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:
         attn_implementation=config.model.attn_implementation,
         num_steps=config.num_steps,
         device=config.cluster.device,
-        segment_path=default_segment_path(f"{os.getpid()}"),
+        segment_folder=shared_memory_folder(),
     )
 
 
@@ -94,8 +93,8 @@ def replay_production(
 
 def load_static_weights(config: RunConfig, student: ModelFiles, sampler: Sampler) -> None:
     """Give a sampler that no learner feeds the student's own weights, as version 0.0."""
-    path = default_segment_path(f"{os.getpid()}")
-    writer, publication = stage_folder(student.folder, getattr(torch, config.rollout.dtype.value), path)
+    dtype = getattr(torch, config.rollout.dtype.value)
+    writer, publication = stage_folder(student.folder, dtype, shared_memory_folder())
     try:
         sampler.load(publication)
     finally:

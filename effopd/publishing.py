@@ -5,18 +5,30 @@ and a stale packed copy samples from old weights without any error. So a canary 
 fixed prompts with the learner's own forward, after the first publish and every `rollout.canary_every` publishes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+
+import torch
 
 from effopd.config.schema import Dtype
 from effopd.errors import WeightSyncError
 from effopd.roles import Learner, Sampler
 from effopd.types import GenerateRequest, PolicyVersion, Prompt
 
-CANARY_PROMPTS = 4
 CANARY_TOKENS = 8
 CANARY_TOLERANCE = {Dtype.float32: 1e-3, Dtype.bfloat16: 0.1}
-"""Mean absolute difference in nats. A stale tied head is off by tenths of a nat in float32."""
+"""Mean absolute difference over a response, in nats. A stale tied head is off by tenths of a nat in float32."""
+
+
+def num_canaries(num_samplers: int) -> int:
+    """Return how many prompts a canary takes: enough for every sampler to answer two."""
+    return max(4, 2 * num_samplers)
+
+
+def canary_tolerance(learner_dtype: Dtype, sampler_dtype: Dtype) -> float:
+    """Return the difference that the coarser of the two precisions explains."""
+    return max(CANARY_TOLERANCE[learner_dtype], CANARY_TOLERANCE[sampler_dtype])
 
 
 class CheckedPublisher:
@@ -29,13 +41,13 @@ class CheckedPublisher:
         prompts: Sequence[Prompt],
         *,
         every: int,
-        dtype: Dtype,
+        tolerance: float,
         phase: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._learner = learner
         self._sampler = sampler
         self._request = GenerateRequest(
-            prompts=tuple(prompts[:CANARY_PROMPTS]),
+            prompts=tuple(prompts),
             num_samples=1,
             max_response_len=CANARY_TOKENS,
             temperature=1.0,
@@ -43,7 +55,7 @@ class CheckedPublisher:
             seed=0,
         )
         self._every = every
-        self._tolerance = CANARY_TOLERANCE[dtype]
+        self._tolerance = tolerance
         self._phase = phase
         self._num_publishes = 0
 
@@ -58,17 +70,17 @@ class CheckedPublisher:
 
     def _run_canary(self, version: PolicyVersion) -> None:
         rollouts = self._sampler.generate(self._request, version)
-        sampled = [
-            value
-            for rollout in self._sampler.preview(rollouts, CANARY_PROMPTS)
-            for value in rollout.rollout_logprobs.tolist()
+        sampled = self._sampler.preview(rollouts, len(self._request.prompts))
+        own = self._learner.response_logprobs(rollouts)
+        # Response by response, so that one stale sampler among many is not averaged away.
+        gaps = [
+            (rollout.rollout_logprobs - torch.tensor(logprobs)).abs().mean().item()
+            for rollout, logprobs in zip(sampled, own, strict=True)
         ]
-        own = [value for response in self._learner.response_logprobs(rollouts) for value in response]
-        assert len(sampled) == len(own), f"the learner scored {len(own)} of {len(sampled)} canary tokens"
-        gap = sum(abs(a - b) for a, b in zip(sampled, own, strict=True)) / len(own)
-        if not gap <= self._tolerance:
+        worst = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
+        if not worst <= self._tolerance:
             raise WeightSyncError(
-                f"after publishing weights {version} the sampler's log-probabilities differ from the learner's by "
-                f"{gap:.2g} nats on average (tolerance {self._tolerance}); the sampler holds stale or different weights, "
+                f"after publishing weights {version} a sampler's log-probabilities differ from the learner's by "
+                f"{worst:.2g} nats a token (tolerance {self._tolerance}); it holds stale or different weights, "
                 "or rollout.dtype and learner.dtype are too far apart"
             )

@@ -1,11 +1,11 @@
 """Every type that flows between roles.
 
 Axes: **P** prompts, **G** samples per prompt, **B** = P * G sequences, **T** positions (prompt and response,
-right-padded), **R** response length (ragged), **K** teacher top-k, **V** vocabulary, **D** hidden size.
+right-padded), **R** response length (ragged), **V** vocabulary, **D** hidden size.
 
 One alignment rule: every per-token array has the shape of `token_ids`, and entry *t* describes *the token at t* (its
 log-probability given tokens < t, its advantage, its mask). Position 0 is never trained. The shift by one happens in
-`algorithms/logprobs.py` and nowhere else.
+`algorithms/policy_output.py` and nowhere else.
 
 Log-probabilities and KL divergences are in nats. Tensors stay on the CPU until a learner takes them.
 """
@@ -191,7 +191,6 @@ class TrainBatch:
     teacher_logprobs: Float[Tensor, "B T"] | None = None
     teacher_hidden_states: Float[Tensor, "B T D"] | None = None
     old_logprobs: Float[Tensor, "B T"] | None = None
-    advantages: Float[Tensor, "B T"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +303,7 @@ class GateScore:
     """prompt_id to its own value, for paired comparisons."""
     accuracy: float | None
     reverse_kl_per_token: float | None
+    """Exact under the KL gate; under the accuracy gate the sampled tokens' estimate."""
     reverse_kl_per_sequence: float | None
     mean_response_len: float
     num_generated_tokens: int

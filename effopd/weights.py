@@ -28,14 +28,10 @@ Layout = Sequence[tuple[str, torch.dtype, tuple[int, ...]]]
 """Name, dtype and shape of every tensor, in the order in which they are written."""
 
 
-def default_segment_path(run_token: str) -> Path:
-    """Return where a run keeps its segment: in shared memory where the system has it, else in the temporary folder.
-
-    `run_token` keeps runs on one machine apart.
-    """
+def shared_memory_folder() -> Path:
+    """Return where segments live: in shared memory where the system has it, else in the temporary folder."""
     shared_memory = Path("/dev/shm")
-    folder = shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
-    return folder / f"effopd-{run_token}.weights"
+    return shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
 
 
 def assign_slots(layout: Layout, bucket_bytes: int) -> tuple[tuple[TensorSlot, ...], ...]:
@@ -78,16 +74,16 @@ def _view(segment: Tensor, slot: TensorSlot) -> Tensor:
 
 
 class SegmentWriter:
-    """Owns one segment: creates, fills and finally removes it.
+    """Owns one segment: creates, fills and finally drops it.
 
-    Only one writer may use a path; what an earlier run left there is replaced. The file is readable by its owner alone.
+    The file never has a name, so it cannot clash with another run's, and the system takes it back however the process
+    ends. Readers reach it through the writer's `/proc/<pid>/fd`, which its own user alone may open.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.unlink(missing_ok=True)
-        # O_EXCL: shared memory is writable by everybody, so never follow what somebody else put at this path.
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    def __init__(self, folder: Path) -> None:
+        """Create the segment in `folder`, which should be in memory."""
+        self._file = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600)
+        self._path = Path("/proc", str(os.getpid()), "fd", str(self._file))
         self._map: mmap.mmap | None = None
 
     def write(
@@ -118,13 +114,12 @@ class SegmentWriter:
         )
 
     def close(self) -> None:
-        """Remove the segment. Samplers that still map it keep their view; nobody can open it any more."""
+        """Drop the segment. Samplers that still map it keep their view; nobody can open it any more."""
         if self._file < 0:
             return
         self._map = None
         os.close(self._file)
         self._file = -1
-        self._path.unlink(missing_ok=True)
 
     def _mapping(self, num_bytes: int) -> mmap.mmap:
         """Return a writable mapping of at least `num_bytes`, growing the file when it is too small."""
@@ -134,7 +129,7 @@ class SegmentWriter:
                 os.posix_fallocate(self._file, 0, max(num_bytes, 1))
             except OSError as error:
                 raise WeightSyncError(
-                    f"no room for {num_bytes} bytes of weights at {self._path} ({error.strerror}): "
+                    f"no room for {num_bytes} bytes of weights in shared memory ({error.strerror}): "
                     "free some shared memory, or give the container more (docker run --shm-size)"
                 ) from error
             self._map = mmap.mmap(self._file, max(num_bytes, 1))

@@ -1,6 +1,5 @@
 """The canary, with a sampler whose log-probabilities can be made stale."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from effopd.config.schema import Dtype
 from effopd.errors import WeightSyncError
-from effopd.publishing import CheckedPublisher
+from effopd.publishing import CheckedPublisher, canary_tolerance
 from effopd.types import (
     Displacement,
     FinishReason,
@@ -27,7 +26,7 @@ PROMPTS = tuple(Prompt(prompt_id=str(index), token_ids=(1,), text="", answer="")
 
 
 class FakePair:
-    """A learner and a sampler that disagree by `gap` nats."""
+    """A learner and a sampler that disagree by `gap` nats, on the last prompt alone."""
 
     def __init__(self, gap: float = 0.0) -> None:
         self.gap = gap
@@ -51,7 +50,7 @@ class FakePair:
                 sample_index=0,
                 prompt_token_ids=prompt.token_ids,
                 response_token_ids=torch.tensor([2, 3]),
-                rollout_logprobs=torch.tensor([-1.0, -2.0]) + self.gap,
+                rollout_logprobs=torch.tensor([-1.0, -2.0]) + self.gap * (prompt is PROMPTS[-1]),
                 text="",
                 finish_reason=FinishReason.STOP,
                 seed=0,
@@ -79,8 +78,15 @@ class FakePair:
         raise AssertionError
 
 
-def publisher(pair: FakePair, prompts: Sequence[Prompt] = PROMPTS, every: int = 3, dtype: Dtype = Dtype.float32):
-    return CheckedPublisher(pair, pair, prompts, every=every, dtype=dtype, phase=lambda name: nullcontext())
+def publisher(pair: FakePair, every: int = 3, dtype: Dtype = Dtype.float32) -> CheckedPublisher:
+    return CheckedPublisher(
+        pair,
+        pair,
+        PROMPTS,
+        every=every,
+        tolerance=canary_tolerance(dtype, Dtype.float32),
+        phase=lambda name: nullcontext(),
+    )
 
 
 def test_the_canary_runs_at_the_first_publish_and_then_every_n() -> None:

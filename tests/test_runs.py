@@ -89,16 +89,24 @@ def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
 
 def test_kill_9_at_a_random_moment_and_resume_gives_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    command = [sys.executable, "-m", "effopd", "train", *LOCAL, "num_steps=4", f"output_dir={run}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_row(run / "metrics.jsonl", process)
-    time.sleep(random.uniform(0, 2))  # anywhere: in a step, a trigger, a save
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    resumed = effopd("train", f"resume={run}")
-    assert resumed.returncode == 0 or "the run is finished" in resumed.stderr, resumed.stderr
+    kill_after_first_step(["train", *LOCAL, "num_steps=4", f"output_dir={run}"], run, within_seconds=2)
+    effopd_ok("train", f"resume={run}")
     assert final_hash(run) == final_hash(uninterrupted)
     assert course(run) == course(uninterrupted)
+
+
+def kill_after_first_step(arguments: list[str], run: Path, within_seconds: float) -> None:
+    """Start a run and kill its driver at a random moment after its first step: in a step, a trigger, a save."""
+    seed = random.randrange(10**6)
+    delay = random.Random(seed).uniform(0, within_seconds)
+    print(f"seed {seed}: killing {delay:.3f} s after the first row")  # noqa: T201  (pytest shows it when the test fails)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "effopd", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_row(run / "metrics.jsonl", process)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
 
 
 def wait_for_row(path: Path, process: "subprocess.Popen[bytes]") -> None:
@@ -124,21 +132,24 @@ def test_recorded_rollouts_train_without_a_sampler(tmp_path: Path) -> None:
     assert metrics[0]["metrics"]["sampler_gap"] < 1e-4
 
 
-def test_two_zero3_ranks_and_two_vllm_samplers_train_on_ray_and_resume_bit_for_bit(tmp_path: Path) -> None:
-    shape = ["learner.num_ranks=2", "learner.zero_stage=3", "rollout.num_samplers=2"]
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    effopd_ok("train", *SMALL, *shape, "num_steps=3", f"output_dir={whole}")
-    effopd_ok("train", *SMALL, *shape, "num_steps=2", f"output_dir={halves}")
-    effopd_ok("train", f"resume={halves}", "num_steps=3")
-    assert final_hash(halves) == final_hash(whole)
-    assert course(halves) == course(whole)
+def test_two_zero3_ranks_and_two_vllm_samplers_survive_kill_9_on_ray_bit_for_bit(tmp_path: Path) -> None:
+    shape = ["learner.num_ranks=2", "learner.zero_stage=3", "rollout.num_samplers=2", "rollout.samples_per_prompt=2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    effopd_ok("train", *SMALL, *shape, "num_steps=5", f"output_dir={whole}")
+    kill_after_first_step(["train", *SMALL, *shape, "num_steps=5", f"output_dir={killed}"], killed, within_seconds=1)
+    effopd_ok("train", f"resume={killed}")
+    assert final_hash(killed) == final_hash(whole)
+    assert course(killed) == course(whole)
 
 
-def test_a_sweep_reuses_the_actors_of_the_run_before(tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_the_runs_of_a_sweep_differ_in_what_they_were_told_to(tmp_path: Path) -> None:
     effopd_ok("train", "-m", *SMALL, "num_steps=1", "seed=1,2", f"output_dir={tmp_path}/${{seed}}")
-    assert time.monotonic() > started
     assert final_hash(tmp_path / "1") != final_hash(tmp_path / "2")
+    # The second run began where the first one began, in the first one's actors: not where it ended.
+    starts = [rows(tmp_path / seed / "eval.jsonl")[0] for seed in ("1", "2")]
+    effopd_ok("train", *SMALL, "num_steps=1", "seed=2", f"output_dir={tmp_path / 'alone'}")
+    assert final_hash(tmp_path / "alone") == final_hash(tmp_path / "2")
+    assert rows(tmp_path / "alone" / "eval.jsonl")[0]["score"] == starts[1]["score"]
 
 
 def test_compare_and_export_read_a_finished_run(uninterrupted: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A segment holds exactly what was written, in place, and says so when it does not."""
 
 import os
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import torch
 
 from effopd.errors import WeightSyncError
 from effopd.types import PolicyVersion
-from effopd.weights import SegmentReader, SegmentWriter, assign_slots, default_segment_path
+from effopd.weights import SegmentReader, SegmentWriter, assign_slots, shared_memory_folder
 
 VERSION = PolicyVersion(step=3, candidate=1)
 
@@ -26,13 +29,8 @@ def random_tensors(sizes, dtype=torch.float32):
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "segment"
-
-
-@pytest.fixture
-def writer(path):
-    writer = SegmentWriter(path)
+def writer(tmp_path):
+    writer = SegmentWriter(tmp_path)
     yield writer
     writer.close()
 
@@ -170,11 +168,10 @@ def test_an_older_publication_does_not_verify_after_the_next_one(writer):
         read(old)
 
 
-def test_a_missing_segment_is_named(path, writer):
+def test_a_segment_that_is_gone_is_named(writer):
     publication = write(writer, random_tensors([(4,)]))
     writer.close()
-    assert not path.exists()
-    with pytest.raises(WeightSyncError, match=str(path)):
+    with pytest.raises(WeightSyncError, match=publication.segment):
         read(publication)
 
 
@@ -185,19 +182,24 @@ def test_a_segment_shorter_than_the_publication_is_refused(writer):
         read(publication)
 
 
-def test_only_the_owner_may_read_a_segment(path, writer):
-    assert path.stat().st_mode & 0o777 == 0o600
+def test_only_the_owner_may_read_a_segment(writer):
+    publication = write(writer, random_tensors([(4,)]))
+    assert os.stat(publication.segment).st_mode & 0o777 == 0o600
 
 
-def test_what_an_earlier_run_left_at_the_path_is_replaced(path):
-    path.write_bytes(b"stale")
-    writer = SegmentWriter(path)
-    tensors = random_tensors([(3,)])
-    assert torch.equal(read(write(writer, tensors))["w0"], tensors["w0"])
-    writer.close()
+def test_nothing_is_left_behind_even_when_the_writer_is_killed(tmp_path):
+    script = (
+        "import sys, torch; from pathlib import Path; from effopd.types import PolicyVersion\n"
+        "from effopd.weights import SegmentWriter; writer = SegmentWriter(Path(sys.argv[1]))\n"
+        "writer.write(PolicyVersion(step=0), [('w', torch.ones(9))], layout=[('w', torch.float32, (9,))], bucket_bytes=64)\n"
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_is_an_error_with_a_remedy(path, writer, monkeypatch):
+def test_no_room_is_an_error_with_a_remedy(writer, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -206,6 +208,12 @@ def test_no_room_is_an_error_with_a_remedy(path, writer, monkeypatch):
         write(writer, random_tensors([(4,)]))
 
 
-def test_runs_on_one_machine_have_segments_of_their_own():
-    assert default_segment_path("a") != default_segment_path("b")
-    assert default_segment_path("a").parent.is_dir()
+def test_two_segments_in_one_folder_do_not_meet(writer, tmp_path):
+    other = SegmentWriter(tmp_path)
+    first, second = write(writer, random_tensors([(4,)])), write(other, random_tensors([(7,)]))
+    assert read(first)["w0"].shape == (4,) and read(second)["w0"].shape == (7,)
+    other.close()
+
+
+def test_the_shared_memory_folder_exists():
+    assert shared_memory_folder().is_dir()

@@ -25,7 +25,7 @@ from effopd.production import (
     replay_production,
     uncharged,
 )
-from effopd.publishing import CheckedPublisher
+from effopd.publishing import CheckedPublisher, canary_tolerance
 from effopd.types import ScoredHandle, ScoredRollout
 
 
@@ -60,7 +60,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
         gate_prompts=inputs.gate_prompts,
         canary_prompts=inputs.canary_prompts,
         canary_every=config.rollout.canary_every,
-        sampler_dtype=config.rollout.dtype,
+        canary_tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
         max_response_len=config.rollout.max_response_len,
         seed=config.seed,
     )
@@ -80,7 +80,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
             sampler,
             inputs.canary_prompts,
             every=config.rollout.canary_every,
-            dtype=config.rollout.dtype,
+            tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
             phase=phase,
         ),
         verifier=cast.verifier_role(),

@@ -21,5 +21,5 @@ def wait_for(references: list, role: str) -> list:
         raise EffOPDError(f"{role} failed:\n{error}") from error
     except RayActorError as error:
         raise EffOPDError(
-            f"{role} died: {error}; the usual cause is memory: see the log of its process in Ray's session folder"
+            f"{role} died: {error}; if it gives no cause, the usual one is memory: see the log of its process in Ray's session folder"
         ) from error

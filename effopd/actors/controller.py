@@ -12,7 +12,7 @@ from effopd.accelerate import EffOPD, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
 from effopd.checkpoints.streaming import FileRecord
-from effopd.config.schema import AccelerateConfig, Dtype
+from effopd.config.schema import AccelerateConfig
 from effopd.production import uncharged
 from effopd.publishing import CheckedPublisher
 from effopd.types import Prompt, RunState, TriggerRecord
@@ -28,7 +28,7 @@ class TriggerSetup:
     gate_prompts: tuple[Prompt, ...]
     canary_prompts: tuple[Prompt, ...]
     canary_every: int
-    sampler_dtype: Dtype
+    canary_tolerance: float
     max_response_len: int
     seed: int
 
@@ -45,7 +45,7 @@ def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
             sampler,
             setup.canary_prompts,
             every=setup.canary_every,
-            dtype=setup.sampler_dtype,
+            tolerance=setup.canary_tolerance,
             phase=uncharged,
         ),
         verifier=cast.verifier_role(),

@@ -1,5 +1,6 @@
 """The learner: one actor per ZeRO rank, called together, none ever left waiting inside a collective."""
 
+import gc
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -49,8 +50,12 @@ class LearnerActor:
             return f"tcp://{address}:{listener.getsockname()[1]}"
 
     def begin(self, setup: LearnerSetup, teacher_head: Tensor | None, init_method: str) -> None:
-        if self._learner is not None:
-            self._learner.close()
+        # The old engine goes before the new one comes: two at once would need twice the memory.
+        old, self._learner = self._learner, None
+        if old is not None:
+            old.close()
+            del old
+            gc.collect()
         self._learner = build_learner(
             setup, teacher_head, rank=self._rank, world_size=self._world_size, init_method=init_method
         )

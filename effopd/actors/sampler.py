@@ -1,15 +1,17 @@
 """Samplers: one engine per actor, prompts spread over all of them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import ray
 from ray.actor import ActorHandle
 
 from effopd.actors.calls import wait_for
 from effopd.config.schema import Device, RolloutConfig
-from effopd.engines.build import build_sampler
+from effopd.engines.build import SamplerEngine, build_sampler
 from effopd.handles import split_by_prompt, split_evenly, summarise
 from effopd.types import GenerateRequest, PolicyVersion, Publication, Rollout, RolloutHandle
 
@@ -23,17 +25,29 @@ class SamplerActor:
     def __init__(
         self, config: RolloutConfig, model_path: str, *, max_model_len: int, device: Device, seed: int
     ) -> None:
-        self._engine = build_sampler(config, model_path, max_model_len=max_model_len, device=device, seed=seed)
+        # The engine starts in `ready`: what a constructor raises reaches nobody but as "the actor died".
+        self._build = partial(build_sampler, config, model_path, max_model_len=max_model_len, device=device, seed=seed)
+        self._engine: SamplerEngine | None = None
 
     def ready(self) -> None:
         """Return once the engine stands."""
+        if self._engine is None:
+            self._engine = self._build()
+
+    @property
+    def _running(self) -> SamplerEngine:
+        assert self._engine is not None, "ready() comes first"
+        return self._engine
+
+    def first(self, rollouts: list[Rollout], num_rollouts: int) -> list[Rollout]:
+        return rollouts[:num_rollouts]
 
     def load(self, publication: Publication) -> None:
-        self._engine.load(publication)
+        self._running.load(publication)
 
-    def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int) -> tuple:
+    def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
         """Return the summaries of every part, then the parts."""
-        parts = split_by_prompt(self._engine.generate(request, version), num_parts)
+        parts = split_by_prompt(self._running.generate(request, version), num_parts, first_part)
         return tuple(summarise(part) for part in parts), *parts
 
 
@@ -54,11 +68,12 @@ class RaySampler:
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         with self._phase("generate"):
             shares = split_evenly(request.prompts, len(self._actors))
+            starts = [0, *itertools.accumulate(len(share) for share in shares)]
             answers = [
                 actor.generate.options(num_returns=1 + self._num_parts).remote(
-                    replace(request, prompts=share), version, self._num_parts
+                    replace(request, prompts=share), version, self._num_parts, start
                 )
-                for actor, share in zip(self._actors, shares, strict=True)
+                for actor, share, start in zip(self._actors, shares, starts, strict=False)
                 if share
             ]
             summaries = wait_for([answer[0] for answer in answers], ROLE)
@@ -74,5 +89,5 @@ class RaySampler:
         for reference in (reference for part in rollouts.parts for reference in part):
             if len(fetched) >= num_rollouts:
                 break
-            fetched += wait_for([reference], ROLE)[0]
+            fetched += wait_for([self._actors[0].first.remote(reference, num_rollouts - len(fetched))], ROLE)[0]
         return fetched[:num_rollouts]

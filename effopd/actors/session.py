@@ -21,7 +21,10 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
 }
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
+"""Where process groups meet when all of them are on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ class RaySession:
         if self.cluster.address is not None:
             try:
                 ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+                self._check_nodes()
             except ConnectionError as error:
                 raise ConfigError(
                     f"cluster.address={self.cluster.address}: no Ray cluster answers there ({error}); "
@@ -78,7 +82,7 @@ class RaySession:
             _, actor = self.actors.pop(name)
             ray.kill(actor)
         for name in wanted.keys() - self.actors.keys():
-            self.actors[name] = (wanted[name], _start(wanted[name]))
+            self.actors[name] = (wanted[name], _start(wanted[name], self.cluster.address is None))
         return {name: self.actors[name][1] for name in wanted}
 
     def stop(self) -> None:
@@ -88,6 +92,15 @@ class RaySession:
         self.actors.clear()
         ray.shutdown()
 
+    def _check_nodes(self) -> None:
+        nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+        if len(nodes) > 1:
+            ray.shutdown()
+            raise ConfigError(
+                f"cluster.address={self.cluster.address}: the cluster has {len(nodes)} nodes ({', '.join(nodes)}), but weights "
+                "travel through the shared memory of one; give the address of a single-node cluster"
+            )
+
     def _check_gpus(self, specs: list[ActorSpec]) -> None:
         needed = sum(spec.num_gpus for spec in specs)
         present = int(ray.cluster_resources().get("GPU", 0))
@@ -95,7 +108,8 @@ class RaySession:
             parts = ", ".join(f"{spec.name}: {spec.num_gpus}" for spec in specs if spec.num_gpus)
             raise ConfigError(
                 f"the plan needs {needed} GPUs ({parts}) and the cluster has {present}; "
-                "lower rollout.num_samplers, rollout.tensor_parallel_size or learner.num_ranks, or set cluster.device=cpu"
+                "lower rollout.num_samplers, rollout.tensor_parallel_size or learner.num_ranks, put every role into one "
+                "process with cluster=local, or set cluster.device=cpu"
             )
 
 
@@ -109,8 +123,10 @@ def session_for(cluster: ClusterConfig) -> RaySession:
     if _session is None or _session.cluster != cluster:
         if _session is not None:
             _session.stop()
-        _session = RaySession(cluster)
-        _session.start()
+            _session = None
+        session = RaySession(cluster)
+        session.start()
+        _session = session
     return _session
 
 
@@ -119,8 +135,8 @@ def wait_until_ready(actors: list[ActorHandle], role: str) -> None:
     wait_for([actor.ready.remote() for actor in actors], role)
 
 
-def _start(spec: ActorSpec) -> ActorHandle:
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(spec.num_threads)}
+def _start(spec: ActorSpec, is_this_machine: bool) -> ActorHandle:
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(spec.num_threads), **(LOOPBACK if is_this_machine else {})}
     return spec.actor_class.options(
         num_cpus=0,
         num_gpus=spec.num_gpus,

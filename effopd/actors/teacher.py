@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import ray
 import torch
@@ -24,20 +25,28 @@ class TeacherActor:
 
     def __init__(self, config: TeacherConfig, model_path: str, *, attn_implementation: str, device: Device) -> None:
         torch.set_num_threads(config.num_threads)
-        self._engine = HFTeacher(
-            config, model_path, attn_implementation=attn_implementation, device=resolve_device(device)
-        )
+        self._build = partial(HFTeacher, config, model_path, attn_implementation=attn_implementation)
+        self._device = device
+        self._engine: HFTeacher | None = None
 
     def ready(self) -> None:
         """Return once the model is loaded and agrees with itself."""
-        self._engine.check_itself()
+        if self._engine is None:
+            engine = self._build(device=resolve_device(self._device))
+            engine.check_itself()
+            self._engine = engine
+
+    @property
+    def _running(self) -> HFTeacher:
+        assert self._engine is not None, "ready() comes first"
+        return self._engine
 
     def head(self) -> Tensor:
-        return self._engine.head()
+        return self._running.head()
 
     def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> tuple:
         """Return the summaries, then the scored rollouts."""
-        scored = self._engine.score(rollouts, payload)
+        scored = self._running.score(rollouts, payload)
         return with_sampled_reverse_kl(summarise(rollouts), scored), scored
 
 

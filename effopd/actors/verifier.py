@@ -17,10 +17,11 @@ class VerifierActor:
     """One process with the verifier function in it."""
 
     def __init__(self, name: str) -> None:
-        self._function = load_verifier(name)
+        self._name = name
 
     def ready(self) -> None:
-        """Return once the function is imported."""
+        """Import the function."""
+        self._function = load_verifier(self._name)
 
     def rewards(self, rollouts: Sequence[Rollout], prompts: Mapping[str, Prompt]) -> list[float]:
         return verify_rollouts(self._function, rollouts, prompts)

@@ -27,4 +27,4 @@ def build_algorithm(config: AlgoConfig) -> Algorithm:
         case AlgorithmName.opd:
             return OPD(config.clip_low, config.clip_high, config.dual_clip, config.importance_cap)
         case AlgorithmName.opd_full:
-            return FullVocabularyOPD(config.importance_cap)
+            return FullVocabularyOPD()

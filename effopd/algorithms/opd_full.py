@@ -12,15 +12,16 @@ from torch import Tensor
 from effopd.algorithms.logprobs import exact_reverse_kl
 from effopd.algorithms.masked import token_mean
 from effopd.algorithms.policy_output import Head, PolicyOutput
-from effopd.algorithms.surrogate import truncated_importance_weights
 from effopd.types import LossOutput, ScoredBatch, TeacherPayload, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)
 class FullVocabularyOPD:
-    """Exact reverse KL at sampled prefixes."""
+    """Exact reverse KL at sampled prefixes.
 
-    importance_cap: float
+    There is no importance weight: the divergence at t does not depend on the token that was sampled at t, so that
+    token's weight would be noise, and the weight of a whole prefix is a product that explodes.
+    """
 
     @property
     def teacher_payload(self) -> TeacherPayload:
@@ -34,23 +35,20 @@ class FullVocabularyOPD:
             response_mask=batch.response_mask,
             rollout_logprobs=batch.rollout_logprobs,
             teacher_hidden_states=batch.teacher_hidden_states,
-            old_logprobs=batch.old_logprobs,
         )
 
     def loss(self, batch: TrainBatch, output: PolicyOutput, teacher_head: Head | None, num_tokens: int) -> LossOutput:
-        """Return the mean exact reverse KL. The importance weight is that of the sampled token, which chose the prefix."""
+        """Return the mean exact reverse KL over the `num_tokens` response tokens of all ranks."""
         assert teacher_head is not None and batch.teacher_hidden_states is not None
         reverse_kl = policy_reverse_kl(output, teacher_head, batch.teacher_hidden_states)
+        loss = token_mean(reverse_kl, batch.response_mask, num_tokens)
         with torch.no_grad():
-            logprobs = output.logprobs
-            old_logprobs = logprobs if batch.old_logprobs is None else batch.old_logprobs
-            weights = truncated_importance_weights(old_logprobs, batch.rollout_logprobs, self.importance_cap)
+            gap = (output.logprobs - batch.rollout_logprobs).abs()
             metrics = {
-                "reverse_kl": token_mean(reverse_kl.detach(), batch.response_mask, num_tokens),
-                "sampler_gap": token_mean((logprobs - batch.rollout_logprobs).abs(), batch.response_mask, num_tokens),
-                "importance_weight": token_mean(weights, batch.response_mask, num_tokens),
+                "reverse_kl": loss.detach(),
+                "sampler_gap": token_mean(gap, batch.response_mask, num_tokens),
             }
-        return LossOutput(loss=token_mean(weights * reverse_kl, batch.response_mask, num_tokens), metrics=metrics)
+        return LossOutput(loss=loss, metrics=metrics)
 
 
 def policy_reverse_kl(output: PolicyOutput, teacher_head: Head, teacher_hidden_states: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class PolicyOutput:
     @property
     def logprobs(self) -> Float[Tensor, "B T"]:
         """Log-probability of each response token given what precedes it, float32, with gradient; 0 elsewhere."""
+        if not torch.is_grad_enabled():
+            return self.per_token(gather_logprobs, self._token_ids)
         if self._logprobs is None:
             self._logprobs = self.per_token(gather_logprobs, self._token_ids)
         return self._logprobs

@@ -188,8 +188,9 @@ def _learner(config: RunConfig) -> Iterator[str]:
 
 def _algorithm(config: RunConfig) -> Iterator[str]:
     if config.algo.name is AlgorithmName.opd_full:
-        reason, remedy = "with algo.name=opd_full, which clips nothing", "use algo=opd or leave it out"
-        yield from _without_effect(config, ("algo.clip_low", "algo.clip_high", "algo.dual_clip"), reason, remedy)
+        reason, remedy = "with algo.name=opd_full, which neither clips nor reweights", "use algo=opd or leave it out"
+        keys = ("algo.clip_low", "algo.clip_high", "algo.dual_clip", "algo.importance_cap")
+        yield from _without_effect(config, keys, reason, remedy)
 
 
 def _gate(config: RunConfig) -> Iterator[str]:

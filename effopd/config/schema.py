@@ -314,6 +314,8 @@ class DataConfig:
 
     path: str = "???"
     """A JSONL or parquet file, a hub data set name, or `toy:<task>` for the shipped toy tasks."""
+    subset: str | None = None
+    """Hub data sets with several configurations, e.g. `main` of openai/gsm8k."""
     split: str = "train"
     """Hub data sets only."""
     num_rows: int | None = None
@@ -348,7 +350,7 @@ class DataConfig:
 
 @dataclass(slots=True)
 class EvalConfig:
-    """The evaluation set; its verifier and columns are those of `data` unless given."""
+    """The evaluation set; its verifier and columns are those of `data`."""
 
     path: str | None = None
     """Like data.path; null evaluates nothing."""

@@ -33,7 +33,7 @@ def load_prompts(
     prompts: list[Prompt] = []
     seen: set[str] = set()
     num_too_long = 0
-    for number, row in enumerate(read_rows(path, split, num_rows)):
+    for number, row in enumerate(read_rows(path, split, num_rows, config.subset)):
         prompt = _to_prompt(config, tokenizer, row, default_id=f"{path}:{split}:{number}")
         if prompt.prompt_id in seen:
             raise DataError(f"{row.location}, field {config.id_column}: {prompt.prompt_id} appears twice")
@@ -65,9 +65,10 @@ def hold_out(prompts: Sequence[Prompt], num_prompts: int, seed: int) -> tuple[tu
             "give more data or fewer gate prompts"
         )
     ranked = sorted(prompts, key=lambda prompt: (derive_seed(seed, "gate prompts", prompt.prompt_id), prompt.prompt_id))
-    held_out = ranked[:num_prompts]
-    held_out_ids = {prompt.prompt_id for prompt in held_out}
-    return tuple(held_out), tuple(prompt for prompt in prompts if prompt.prompt_id not in held_out_ids)
+    held_out = list({prompt.token_ids: prompt for prompt in ranked}.values())[:num_prompts]
+    # By their tokens, so that a duplicate of a held-out prompt is not trained on either.
+    held_out_tokens = {prompt.token_ids for prompt in held_out}
+    return tuple(held_out), tuple(prompt for prompt in prompts if prompt.token_ids not in held_out_tokens)
 
 
 @dataclass(frozen=True, slots=True)

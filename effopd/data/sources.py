@@ -25,7 +25,7 @@ class Row:
     location: str
 
 
-def read_rows(path: str, split: str, num_rows: int | None) -> Iterator[Row]:
+def read_rows(path: str, split: str, num_rows: int | None, subset: str | None = None) -> Iterator[Row]:
     """Yield the first `num_rows` rows (None: all) of the data set that `path` names.
 
     Raises DataError naming file, line and reason. `split` matters to hub data sets and toy tasks only.
@@ -39,7 +39,7 @@ def read_rows(path: str, split: str, num_rows: int | None) -> Iterator[Row]:
     elif Path(path).expanduser().exists():
         raise DataError(f"{path}: neither .jsonl nor .parquet; convert it, or give the name of a hub data set")
     else:
-        rows = _hub_rows(path, split)
+        rows = _hub_rows(path, subset, split)
     for index, row in enumerate(rows):
         if num_rows is not None and index >= num_rows:
             return
@@ -86,9 +86,9 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             number += 1
 
 
-def _hub_rows(name: str, split: str) -> Iterator[Row]:
+def _hub_rows(name: str, subset: str | None, split: str) -> Iterator[Row]:
     try:
-        table = datasets.load_dataset(name, split=split)
+        table = datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # the hub client raises many types, network errors among them; all mean "cannot be had"
         raise DataError(
             f"data set {name}: neither a file here nor a data set that the hub could deliver "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -10,12 +11,24 @@ from effopd.config.schema import AlgoConfig, Device, LearnerConfig, MovedParamet
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.hf_sampler import HFSampler
 from effopd.engines.vllm_sampler import VLLMSampler
+from effopd.errors import ConfigError
 from effopd.extrapolation.selection import moved_parameters
+from effopd.types import GenerateRequest, PolicyVersion, Publication, Rollout
+
+
+class SamplerEngine(Protocol):
+    """One engine that samples; `engines.vllm_sampler` and `engines.hf_sampler` are such."""
+
+    def load(self, publication: Publication) -> None: ...
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> list[Rollout]: ...
+
+    def close(self) -> None: ...
 
 
 def build_sampler(
     config: RolloutConfig, model_path: str, *, max_model_len: int, device: Device, seed: int
-) -> VLLMSampler | HFSampler:
+) -> SamplerEngine:
     """Start the engine that `rollout.engine` names."""
     match config.engine:
         case RolloutEngine.vllm:
@@ -36,14 +49,14 @@ class LearnerSetup:
     attn_implementation: str
     num_steps: int
     device: Device
-    segment_path: Path
+    segment_folder: Path
 
 
 def build_learner(
     setup: LearnerSetup, teacher_head: Tensor | None, *, rank: int, world_size: int, init_method: str
 ) -> DeepSpeedLearner:
     """Start one rank. Collective: returns when every rank was started."""
-    return DeepSpeedLearner(
+    learner = DeepSpeedLearner(
         setup.config,
         model_path=setup.model_path,
         attn_implementation=setup.attn_implementation,
@@ -55,5 +68,11 @@ def build_learner(
         world_size=world_size,
         init_method=init_method,
         device=setup.device,
-        segment_path=setup.segment_path if rank == 0 else None,
+        segment_folder=setup.segment_folder if rank == 0 else None,
     )
+    if setup.moved is not None and learner.num_moved_parameters == 0:
+        raise ConfigError(
+            f"accelerate.moved={setup.moved}: matches no parameter of {setup.model_path}, whose modules have other names; "
+            "use accelerate.moved=all"
+        )
+    return learner

@@ -76,7 +76,7 @@ class DeepSpeedLearner:
         world_size: int,
         init_method: str,
         device: Device,
-        segment_path: Path | None,
+        segment_folder: Path | None,
     ) -> None:
         """Join the process group and take the model in `model_path` apart.
 
@@ -84,7 +84,7 @@ class DeepSpeedLearner:
             teacher_head: [V, D] of the teacher, where hidden states are its payload.
             moved: which parameters, by name and shape, a jump moves.
             num_steps: of the whole run, for the learning rate schedule.
-            segment_path: where rank 0 publishes; None on ranks and in runs that do not.
+            segment_folder: where rank 0 publishes; None on ranks and in runs that do not.
 
         Raises:
             ConfigError: when the model's head cannot be used, or the teacher's vocabulary is another.
@@ -121,7 +121,8 @@ class DeepSpeedLearner:
         self._parameters = dict(model.named_parameters())
         self._shards = ZeroShards(self._engine, self._parameters, moved, rank)
         self._trigger = Trigger(self._shards)
-        self._segment = SegmentWriter(segment_path) if segment_path is not None and rank == 0 else None
+        self.num_moved_parameters = sum(moved(name, shape) for name, shape in self._shards.shapes.items())
+        self._segment = SegmentWriter(segment_folder) if segment_folder is not None and rank == 0 else None
 
     # Training
 

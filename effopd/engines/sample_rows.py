@@ -5,12 +5,13 @@ A request becomes rows, one per response to draw; drawn tokens become rollouts. 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from effopd.errors import RolloutError, WeightSyncError
+from effopd.models import end_token_ids
 from effopd.seeds import sample_seed
 from effopd.types import FinishReason, GenerateRequest, PolicyVersion, Prompt, Rollout
 
@@ -30,10 +31,10 @@ class SampleFormat:
     """Turns requests into rows and tokens into rollouts, for one model."""
 
     def __init__(self, model_path: str, max_model_len: int) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(model_path)
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
         self._max_model_len = max_model_len
-        self._vocab_size = AutoConfig.from_pretrained(model_path).get_text_config().vocab_size
-        self.stop_token_ids = _stop_token_ids(model_path, self._tokenizer.eos_token_id)
+        self._vocab_size = AutoConfig.from_pretrained(model_path, trust_remote_code=False).get_text_config().vocab_size
+        self.stop_token_ids = end_token_ids(Path(model_path))
 
     def rows(self, request: GenerateRequest) -> list[SampleRow]:
         """Return one row per response, prompt by prompt, sample by sample.
@@ -93,15 +94,3 @@ def require_version(held: PolicyVersion | None, asked: PolicyVersion) -> None:
     """Raise WeightSyncError unless the sampler holds the weights it is asked to sample from."""
     if held != asked:
         raise WeightSyncError(f"weights {asked} were asked for, but this sampler holds {held or 'none yet'}")
-
-
-def _stop_token_ids(model_path: str, tokenizer_eos_id: int | None) -> tuple[int, ...]:
-    """Return the ids that end a response: the generation config's, else the model config's, else the tokenizer's."""
-    try:
-        generation_config = GenerationConfig.from_pretrained(model_path)
-    except OSError:  # no generation_config.json
-        generation_config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_path))
-    eos_ids = generation_config.eos_token_id
-    if eos_ids is None:
-        eos_ids = [] if tokenizer_eos_id is None else tokenizer_eos_id
-    return tuple(torch.as_tensor(eos_ids).reshape(-1).tolist())

@@ -1,8 +1,8 @@
 """One trigger as a transaction on this rank's shards: measure Δ, try candidates, settle on one.
 
 Everything is element-wise on float32 master fragments, so nothing is gathered. Beyond DeepSpeed's own state there are two
-float32 copies of the moved fragments, in host memory: the anchor, and a scratch that holds the current weights during a
-trigger and the previous displacement between triggers.
+float32 copies of the moved fragments, in host memory. Between triggers they hold the anchor and the previous displacement,
+during a trigger the current displacement and the current weights, so that a candidate is two passes over memory.
 """
 
 import math
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from effopd.engines.zero_shards import ZeroShards
-from effopd.extrapolation.jump import extrapolate
+from effopd.extrapolation.jump import displace
 from effopd.types import ShardKind
 
 _CHUNK = 1 << 20  # elements that are in float64 at once
 
 
 class Trigger:
-    """Anchor, current weights and previous displacement of the moved fragments that this rank holds."""
+    """Anchor and displacement of the moved fragments that this rank holds. There is no anchor while a trigger is open."""
 
     def __init__(self, shards: ZeroShards) -> None:
         self._shards = shards
@@ -27,6 +27,7 @@ class Trigger:
         self._owned = {fragment.name for fragment in shards.owned}
         self.anchor = {name: _host_copy(shards.view(ShardKind.MASTER, name)) for name in self._moved}
         self.previous_displacement: dict[str, Tensor] | None = None
+        self._displacement: dict[str, Tensor] = {}
         self._current: dict[str, Tensor] | None = None
         self._held_step_size = 0.0
 
@@ -49,6 +50,8 @@ class Trigger:
                 previous = None if self.previous_displacement is None else self.previous_displacement[name]
                 sums += _share(master, self.anchor[name], previous)
             current[name].copy_(master)
+            torch.sub(master, self.anchor[name], out=self.anchor[name])
+        self._displacement, self.anchor = self.anchor, {}
         self.previous_displacement = None
         self._current = current
         self._held_step_size = 0.0
@@ -59,9 +62,8 @@ class Trigger:
         """Make masters and forward weights current + step_size * Δ. Collective."""
         assert self._current is not None, "write_candidate outside a trigger"
         for name in self._moved:
-            extrapolate(
-                self._current[name], self.anchor[name], step_size, out=self._shards.view(ShardKind.MASTER, name)
-            )
+            master = self._shards.view(ShardKind.MASTER, name)
+            displace(self._current[name], self._displacement[name], step_size, out=master)
         self._shards.finish_writes()
         self._held_step_size = step_size
 
@@ -72,11 +74,11 @@ class Trigger:
         if self._held_step_size != step_size:
             self.write(step_size)
         for name in self._moved:
-            self._current[name].sub_(self.anchor[name])
-            self.anchor[name].copy_(self._shards.view(ShardKind.MASTER, name))
+            self._current[name].copy_(self._shards.view(ShardKind.MASTER, name))
             if zero_exp_avg and step_size != 0:
                 self._shards.view(ShardKind.EXP_AVG, name).zero_()
-        self.previous_displacement, self._current = self._current, None
+        self.anchor, self.previous_displacement = self._current, self._displacement
+        self._displacement, self._current = {}, None
 
     @torch.no_grad()
     def restore(

@@ -7,30 +7,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_CHUNK_PER_THREAD = 1 << 18  # elements: what a core reads and writes of three tensors is 3 MiB and stays in its cache
-
 
 def extrapolate(
     current: Float[Tensor, "*S"], anchor: Float[Tensor, "*S"], step_size: float, out: Float[Tensor, "*S"]
 ) -> None:
-    """Write current + step_size * (current - anchor) into `out`, which may live on another device.
-
-    Every candidate is computed from the same two float32 originals, so nothing accumulates from one candidate to the
-    next; a step size of 0 copies the bits of `current`. `out` must alias neither input.
+    """Write current + step_size * (current - anchor) into `out`: a jump from nothing but two sets of weights.
 
     Source: arXiv 2605.11739, W~ = W + 2k * Δ. The released code reaches the same points by a recursion (amplify by
     a, then a <- a / (1 + a)) whose rounding errors chain.
     """
-    assert current.dtype == anchor.dtype == out.dtype == torch.float32, "a jump is computed in float32"
+    displace(current, current - anchor, step_size, out)
+
+
+def displace(
+    current: Float[Tensor, "*S"], displacement: Float[Tensor, "*S"], step_size: float, out: Float[Tensor, "*S"]
+) -> None:
+    """Write current + step_size * displacement into `out`, which may live on another device.
+
+    Every candidate is computed from the same two float32 tensors, so nothing accumulates from one candidate to the next;
+    a step size of 0 copies the bits of `current`. Product and sum are rounded one after the other, never fused, so that
+    the bits do not depend on the processor. `out` must alias neither input.
+    """
+    assert current.dtype == displacement.dtype == out.dtype == torch.float32, "a jump is computed in float32"
     if step_size == 0:
         out.copy_(current)
         return
-    if out.device.type == "cpu":
-        # Chunk by chunk, so that the second and third pass find in the cache what the first one brought there.
-        chunk = _CHUNK_PER_THREAD * torch.get_num_threads()
-        pieces = (tensor.view(-1).split(chunk) for tensor in (current, anchor, out))
-        for current_piece, anchor_piece, out_piece in zip(*pieces, strict=True):
-            torch.sub(current_piece, anchor_piece, out=out_piece).mul_(step_size).add_(current_piece)
-        return
-    torch.sub(current, anchor, out=out) if out.device == current.device else out.copy_(current - anchor)
-    out.mul_(step_size).add_(current.to(out.device))
+    if out.device == displacement.device:
+        torch.mul(displacement, step_size, out=out)
+    else:
+        out.copy_(displacement).mul_(step_size)
+    out.add_(current.to(out.device))

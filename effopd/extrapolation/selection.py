@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from effopd.config.schema import MovedParameters
 
-_MATRICES = re.compile(r"\.(self_attn|attention|attn|mlp|feed_forward|ffn)\.")
+_MATRICES = re.compile(r"\.(self_attn|self_attention|attention|attn|mlp|feed_forward|ffn|fc1|fc2|experts)\.")
 
 RELEASED_KEYWORDS = (
     "attn", "self_attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj",
@@ -23,4 +23,5 @@ def moved_parameters(choice: MovedParameters) -> Callable[[str, tuple[int, ...]]
         case MovedParameters.released:
             return lambda name, shape: any(keyword in name for keyword in RELEASED_KEYWORDS)
         case MovedParameters.matrices:
-            return lambda name, shape: len(shape) == 2 and _MATRICES.search(name) is not None
+            # Three dimensions are matrices too: the experts of a layer, stacked.
+            return lambda name, shape: len(shape) >= 2 and _MATRICES.search(name) is not None

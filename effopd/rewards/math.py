@@ -17,6 +17,7 @@ SECONDS_PER_ANSWER = 10.0
 SECONDS_TO_START = 120.0
 
 _BOXED = "\\boxed"
+_MAX_DIGITS = 1000  # Python refuses to read integers of more than 4,300 digits
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(/\d+)?$", re.ASCII)
 
 
@@ -69,7 +70,7 @@ def _normalise(text: str) -> str:
 
 def _as_number(text: str) -> Fraction | None:
     compact = _normalise(text)
-    if not _NUMBER.match(compact) or compact.endswith("/0"):
+    if len(compact) > _MAX_DIGITS or not _NUMBER.match(compact) or compact.endswith("/0"):
         return None
     numerator, _, denominator = compact.replace(",", "").partition("/")
     value = Fraction(numerator)

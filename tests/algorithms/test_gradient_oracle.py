@@ -159,7 +159,7 @@ def test_sampled_opd_estimates_the_exact_reverse_kl_gradient_with_prefixes_held_
 
 
 def test_full_vocabulary_opd_estimates_the_same_gradient(student: ToyPolicy, teacher: ToyPolicy) -> None:
-    algorithm = FullVocabularyOPD(importance_cap=5.0)
+    algorithm = FullVocabularyOPD()
 
     def loss_of(batch: ScoredBatch, output: PolicyOutput) -> Tensor:
         return algorithm.loss(algorithm.prepare(batch), output, teacher_head_of(teacher), num_tokens=R).loss
@@ -171,7 +171,7 @@ def test_full_vocabulary_opd_estimates_the_same_gradient(student: ToyPolicy, tea
 
 def test_full_vocabulary_opd_has_less_variance_than_sampled_opd(student: ToyPolicy, teacher: ToyPolicy) -> None:
     sampled = OPD(clip_low=0.2, clip_high=0.2, dual_clip=3.0, importance_cap=5.0)
-    full = FullVocabularyOPD(importance_cap=5.0)
+    full = FullVocabularyOPD()
     exact = exact_objective_gradient(student, teacher, exact_reverse_kl)
     with torch.no_grad():
         probabilities = response_logprobs(student, responses()).sum(-1).exp()

@@ -99,7 +99,7 @@ def make_learner(
         config,
         model_path=model,
         attn_implementation="sdpa",
-        algorithm=FullVocabularyOPD(5.0) if exact else OPD(0.2, 0.2, 3.0, 5.0),
+        algorithm=FullVocabularyOPD() if exact else OPD(0.2, 0.2, 3.0, 5.0),
         teacher_head=teacher_head() if exact else None,
         moved=moved,
         num_steps=num_steps,
@@ -107,7 +107,7 @@ def make_learner(
         world_size=world_size,
         init_method="env://",  # not used: the pool has joined the group
         device=Device.cpu,
-        segment_path=None if segment is None else Path(segment),
+        segment_folder=None if segment is None else Path(segment),
     )
 
 
@@ -213,8 +213,9 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     seen["after_step"] = state_of(learner, *ShardKind)
     seen["after_step_weights"] = {name: w.float().numpy() for name, w in weights_of(learner, rank).items()}
     seen["optimizer_step"] = learner.progress().optimizer_step
-    seen["segment_exists"] = Path(segment).exists()
+    publication = learner.stage(PolicyVersion(step=9))
     learner.close()
+    seen["segment_outlives_the_learner"] = publication is not None and Path(publication.segment).exists()
     return seen
 
 

@@ -76,7 +76,7 @@ class World:
         self.model = write_model(folder, tied=tied).to(getattr(torch, dtype.value))
         config = RolloutConfig(kv_cache_gib=0.25, max_num_seqs=16, num_threads=1, dtype=dtype)
         self.sampler = sampler_class(config, str(folder), max_model_len=MAX_MODEL_LEN, device=Device.cpu, seed=0)
-        self.writer = SegmentWriter(folder / "segment")
+        self.writer = SegmentWriter(folder)
         self.version = PolicyVersion(step=0)
 
     def write(self):

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from effopd.config.schema import TeacherConfig
 from effopd.engines.hf_teacher import HFTeacher
+from effopd.errors import ConfigError
 from effopd.models import resolve_model_path
 from effopd.types import FinishReason, PolicyVersion, Rollout, TeacherPayload
 
@@ -73,3 +74,25 @@ def test_hidden_states_and_head_give_the_teachers_whole_distribution(rollouts: l
 
 def test_a_sound_teacher_agrees_with_itself() -> None:
     make_teacher(logit_chunk_tokens=5).check_itself()
+
+
+def test_a_scored_rollout_does_not_carry_its_whole_batch_along(rollouts: list[Rollout]) -> None:
+    scored = make_teacher().score(rollouts, TeacherPayload.HIDDEN_STATES)
+    assert scored[0].teacher is not None and scored[0].teacher.hidden_states is not None
+    payload = scored[0].teacher.hidden_states
+    assert payload.untyped_storage().nbytes() == payload.numel() * payload.itemsize
+
+
+@pytest.mark.parametrize("scale", [1.01, float("nan")])
+def test_a_teacher_that_disagrees_with_itself_is_refused(scale: float) -> None:
+    teacher = make_teacher()
+    original = teacher._model.forward
+
+    def scaled(*arguments: object, **keywords: object) -> object:
+        output = original(*arguments, **keywords)
+        output.logits *= scale
+        return output
+
+    teacher._model.forward = scaled
+    with pytest.raises(ConfigError, match="disagrees with itself"):
+        teacher.check_itself()

@@ -39,6 +39,8 @@ def test_the_final_answer_is_the_last_box_then_the_hashes_then_the_last_line(
         ("\\boxed{(2,1)}", "(1,2)", 0.0),
         ("\\boxed{٤٦}", "47", 0.0),
         ("", "46", 0.0),
+        ("1" * 5000, "46", 0.0),
+        ("\\boxed{" + "7" * 5000 + "}", "7", 0.0),
     ],
 )
 def test_answers_are_compared_as_mathematics(response: str, answer: str, score: float) -> None:

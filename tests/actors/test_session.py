@@ -1,0 +1,88 @@
+"""What a session keeps and what it replaces, and how errors come out of actors, with real Ray and light actors."""
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from effopd.actors.calls import wait_for
+from effopd.actors.session import ActorSpec, RaySession
+from effopd.config.schema import ClusterConfig
+from effopd.errors import ConfigError, EffOPDError
+
+
+@ray.remote
+class Counter:
+    def __init__(self, start: int) -> None:
+        self._count = start
+
+    def add(self) -> int:
+        self._count += 1
+        return self._count
+
+    def refuse(self) -> None:
+        raise ConfigError("key=1: a rule; a remedy")
+
+    def break_down(self) -> None:
+        raise ZeroDivisionError("something else")
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[RaySession]:
+    session = RaySession(ClusterConfig())
+    session.start()
+    yield session
+    session.stop()
+
+
+def spec(name: str = "counter", start: int = 0, num_gpus: int = 0) -> ActorSpec:
+    return ActorSpec(name=name, actor_class=Counter, arguments=(start,), num_gpus=num_gpus)
+
+
+def count(session: RaySession, wanted: ActorSpec) -> int:
+    return wait_for([session.have([wanted])[wanted.name].add.remote()], "the counter")[0]
+
+
+def test_an_equal_spec_keeps_the_actor_and_its_state(session: RaySession) -> None:
+    assert [count(session, spec(start=10)), count(session, spec(start=10))] == [11, 12]
+
+
+def test_another_spec_under_the_same_name_replaces_the_actor(session: RaySession) -> None:
+    assert [count(session, spec(start=10)), count(session, spec(start=20)), count(session, spec(start=10))][1:] == [
+        21,
+        11,
+    ]
+
+
+def test_an_actor_that_no_spec_asks_for_is_stopped(session: RaySession) -> None:
+    count(session, spec("one"))
+    count(session, spec("two"))
+    assert set(session.actors) == {"two"}
+
+
+def test_our_errors_come_out_of_an_actor_as_themselves(session: RaySession) -> None:
+    actor = session.have([spec()])["counter"]
+    with pytest.raises(ConfigError, match=r"^key=1: a rule; a remedy$"):
+        wait_for([actor.refuse.remote()], "the counter")
+
+
+def test_other_errors_name_the_role_and_keep_the_traceback(session: RaySession) -> None:
+    actor = session.have([spec()])["counter"]
+    with pytest.raises(EffOPDError, match=r"(?s)the counter failed.*break_down.*something else"):
+        wait_for([actor.break_down.remote()], "the counter")
+
+
+def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:
+    actor = session.have([spec()])["counter"]
+    ray.kill(actor)
+    session.actors.clear()
+    with pytest.raises(EffOPDError, match="the counter died"):
+        wait_for([actor.add.remote()], "the counter")
+
+
+def test_a_plan_that_needs_more_gpus_than_there_are_is_refused_with_the_arithmetic(session: RaySession) -> None:
+    present = int(ray.cluster_resources().get("GPU", 0))
+    with pytest.raises(
+        ConfigError, match=rf"needs {present + 1} GPUs \(big: {present + 1}\) and the cluster has {present}"
+    ):
+        session.have([spec("big", num_gpus=present + 1)])
