@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from effopd.curves import EvalPoint, RunCurve
 
@@ -33,6 +34,7 @@ def plot_comparison(curves: Sequence[RunCurve], target: float, path: Path) -> No
             _draw_curve(panel, curve, position, colour, style)
         panel.set_xlabel(label)
         panel.set_xlim(left=0)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # 150000 as 150k
         panel.grid(color="0.9")
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("smoothed evaluation score")

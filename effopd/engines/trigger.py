@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from effopd.engines.zero_shards import ZeroShards
-from effopd.extrapolation.jump import displace
+from effopd.extrapolation.jump import extrapolate
 from effopd.types import ShardKind
 
 _CHUNK = 1 << 20  # elements that are in float64 at once
@@ -63,7 +63,7 @@ class Trigger:
         assert self._current is not None, "write_candidate outside a trigger"
         for name in self._moved:
             master = self._shards.view(ShardKind.MASTER, name)
-            displace(self._current[name], self._displacement[name], step_size, out=master)
+            extrapolate(self._current[name], self._displacement[name], step_size, out=master)
         self._shards.finish_writes()
         self._held_step_size = step_size
 

@@ -9,20 +9,12 @@ from torch import Tensor
 
 
 def extrapolate(
-    current: Float[Tensor, "*S"], anchor: Float[Tensor, "*S"], step_size: float, out: Float[Tensor, "*S"]
-) -> None:
-    """Write current + step_size * (current - anchor) into `out`: a jump from nothing but two sets of weights.
-
-    Source: arXiv 2605.11739, W~ = W + 2k * Δ. The released code reaches the same points by a recursion (amplify by
-    a, then a <- a / (1 + a)) whose rounding errors chain.
-    """
-    displace(current, current - anchor, step_size, out)
-
-
-def displace(
     current: Float[Tensor, "*S"], displacement: Float[Tensor, "*S"], step_size: float, out: Float[Tensor, "*S"]
 ) -> None:
     """Write current + step_size * displacement into `out`, which may live on another device.
+
+    Source: arXiv 2605.11739, W~ = W + 2k * Δ. The released code reaches the same points by a recursion (amplify by
+    a, then a <- a / (1 + a)) whose rounding errors chain.
 
     Every candidate is computed from the same two float32 tensors, so nothing accumulates from one candidate to the next;
     a step size of 0 copies the bits of `current`. Product and sum are rounded one after the other, never fused, so that

@@ -66,6 +66,7 @@ VIOLATIONS = [
     ({"learner.warmup_steps": 100}, ["learner.warmup_steps=100", "num_steps=100"]),
     ({"rollout.prompts_per_step": 1, "learner.num_ranks": 2}, ["rollout.prompts_per_step=1", "learner.num_ranks=2"]),
     ({"algo.name": AlgorithmName.opd_full, "algo.clip_low": 0.1}, ["algo.clip_low=0.1", "opd_full"]),
+    ({"algo.name": AlgorithmName.opd_full, "algo.importance_cap": 2.0}, ["algo.importance_cap=2.0", "opd_full"]),
     ({"accelerate.accept": AcceptRule.non_worse}, ["accelerate.accept=non_worse", "accelerate.gate=none"]),
     ({"accelerate.num_prompts": 20}, ["accelerate.num_prompts=20", "accelerate.gate=none"]),
     ({"accelerate.max_length_change": 0.1, **ACCURACY}, ["accelerate.max_length_change=0.1", "gate=accuracy"]),
@@ -102,7 +103,6 @@ PERMITTED = [
     {"data.num_rows": 51, **ACCURACY},
     {"logger.wandb": WandbMode.offline, "logger.wandb_project": "mine"},
     {"data.path": "toy:sums"},
-    {"algo.name": AlgorithmName.opd_full, "algo.importance_cap": 2.0},
 ]
 
 

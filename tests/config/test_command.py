@@ -23,8 +23,8 @@ def test_options_may_stand_anywhere(effopd):
 
 
 def test_eval_takes_the_model_and_the_evaluation_of_an_experiment(effopd):
-    (config,) = effopd("eval", "experiment=toy_opd", "eval.temperature=0").configs
-    assert (config.model.path, config.eval.path, config.eval.temperature) == ("toy:sums_base", "toy:sums", 0.0)
+    (config,) = effopd("eval", "experiment=toy_opd", "eval.temperature=0.5").configs
+    assert (config.model.path, config.eval.path, config.eval.temperature) == ("toy:sums_base", "toy:sums", 0.5)
 
 
 def test_eval_needs_no_teacher(effopd):

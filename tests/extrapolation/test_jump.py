@@ -9,8 +9,8 @@ from effopd.extrapolation.selection import moved_parameters
 
 def test_a_jump_adds_the_displacement_step_size_times() -> None:
     out = torch.empty(2)
-    extrapolate(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0]), 4.0, out)
-    # 1 + 4 (1 - 0.5) = 3;  2 + 4 (2 - 3) = -2
+    extrapolate(torch.tensor([1.0, 2.0]), torch.tensor([0.5, -1.0]), 4.0, out)
+    # 1 + 4 * 0.5 = 3;  2 + 4 * -1 = -2
     assert out.tolist() == [3.0, -2.0]
 
 
@@ -30,11 +30,11 @@ def test_extrapolating_shards_gives_the_shards_of_the_extrapolation_bit_for_bit(
     current = torch.randn(num_elements, generator=generator)
     anchor = current + 1e-3 * torch.randn(num_elements, generator=generator)
     whole = torch.empty(num_elements)
-    extrapolate(current, anchor, 2.0 * 3, whole)
+    extrapolate(current, current - anchor, 2.0 * 3, whole)
     pieces = []
     for piece_of_current, piece_of_anchor in zip(current.chunk(num_shards), anchor.chunk(num_shards), strict=True):
         pieces.append(torch.empty_like(piece_of_current))
-        extrapolate(piece_of_current, piece_of_anchor, 2.0 * 3, pieces[-1])
+        extrapolate(piece_of_current, piece_of_current - piece_of_anchor, 2.0 * 3, pieces[-1])
     assert torch.equal(torch.cat(pieces), whole)
 
 
@@ -46,7 +46,7 @@ def test_the_released_codes_recursion_reaches_the_same_candidates() -> None:
         weights = weights + amplification * (weights - anchor)
         amplification = amplification / (1 + amplification)
         out = torch.empty(50)
-        extrapolate(current.float(), anchor.float(), 2.0 * k, out)
+        extrapolate(current.float(), (current - anchor).float(), 2.0 * k, out)
         torch.testing.assert_close(out, weights.float(), rtol=1e-5, atol=1e-5)
 
 
