@@ -17,6 +17,8 @@ from enum import StrEnum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from effopd.pickling import packed_state, unpack_state
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class PolicyVersion:
@@ -101,6 +103,9 @@ class Rollout:
     seed: int
     policy_version: PolicyVersion
 
+    __getstate__ = packed_state
+    __setstate__ = unpack_state
+
     @property
     def response_len(self) -> int:
         return self.response_token_ids.numel()
@@ -112,6 +117,9 @@ class TeacherScores:
 
     sampled: Float[Tensor, " R"] | None = None
     hidden_states: Float[Tensor, "R D"] | None = None
+
+    __getstate__ = packed_state
+    __setstate__ = unpack_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

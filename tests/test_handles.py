@@ -1,8 +1,10 @@
+import pickle
+
 import pytest
 import torch
 
 from effopd.handles import split_by_prompt, split_evenly
-from effopd.types import FinishReason, PolicyVersion, Rollout
+from effopd.types import FinishReason, PolicyVersion, Rollout, TeacherScores
 
 
 def rollouts(num_prompts: int, num_samples: int = 1) -> list[Rollout]:
@@ -46,3 +48,23 @@ def test_ranks_get_equal_shares_however_few_prompts_a_sampler_has(
         per_rank = [total + len(part) for total, part in zip(per_rank, parts, strict=True)]
         start += len(share)
     assert max(per_rank) - min(per_rank) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pickled_tensors_come_back_writable_and_without_the_storage_they_were_cut_from(dtype: torch.dtype) -> None:
+    whole = torch.randn(100_000, 4).to(dtype)
+    pickled = pickle.dumps(TeacherScores(hidden_states=whole[2:5]))
+    assert len(pickled) < 1000
+    restored = pickle.loads(pickled).hidden_states
+    assert restored.dtype == dtype
+    assert torch.equal(restored, whole[2:5])
+    restored.zero_()
+    assert whole[2:5].abs().sum() > 0
+
+
+def test_a_pickled_rollout_is_the_same_rollout() -> None:
+    (rollout,) = rollouts(1)
+    restored = pickle.loads(pickle.dumps(rollout))
+    assert restored.response_token_ids.tolist() == [5, 6, 7]
+    assert restored.response_token_ids.dtype == torch.int64
+    assert (restored.prompt_token_ids, restored.policy_version) == ((3, 4), PolicyVersion(step=0))

@@ -3,10 +3,13 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 def gather_logprobs(logits: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Return the log-probability of each token under softmax(logits), nats."""
+    if not torch.is_grad_enabled():
+        return -cross_entropy(logits, token_ids, reduction="none")  # fused: half the passes over the matrix
     return logits.gather(-1, token_ids[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 

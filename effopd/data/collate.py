@@ -1,10 +1,11 @@
 """Ragged rollouts into right-padded rectangles, under the alignment rule of `effopd.types`."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from effopd.types import ScoredBatch, ScoredRollout
 
@@ -15,29 +16,28 @@ def collate(rollouts: Sequence[ScoredRollout], pad_token_id: int) -> ScoredBatch
     The teacher's payload and the rewards are taken when every rollout has them, and must be absent from all or none.
     """
     assert rollouts, "an empty list has no rectangle; the learner handles a rank without rollouts itself"
-    token_ids: list[Tensor] = []
-    response_mask: list[Tensor] = []
-    for scored in rollouts:
-        prompt = torch.tensor(scored.rollout.prompt_token_ids, dtype=torch.int64)
-        response = scored.rollout.response_token_ids
-        token_ids.append(torch.cat([prompt, response]))
-        response_mask.append(
-            torch.cat([torch.zeros_like(prompt, dtype=torch.bool), torch.ones_like(response, dtype=torch.bool)])
-        )
+    prompts = [scored.rollout.prompt_token_ids for scored in rollouts]
+    responses = [scored.rollout.response_token_ids for scored in rollouts]
+    starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]  # [B, 1] where responses begin
+    ends = starts + torch.tensor([response.numel() for response in responses])[:, None]
+    positions = torch.arange(int(ends.max()))
+    attention_mask = positions < ends
+    response_mask = attention_mask & (positions >= starts)
 
-    group_of = {
-        prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(r.rollout.prompt_id for r in rollouts))
-    }
+    token_ids = torch.full(attention_mask.shape, pad_token_id)
+    token_ids[positions < starts] = torch.tensor(list(chain.from_iterable(prompts)))
+    token_ids[response_mask] = torch.cat(responses)
+    groups = {prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(r.rollout.prompt_id for r in rollouts))}
     teacher_logprobs = _all_or_none([scored.teacher and scored.teacher.sampled for scored in rollouts])
     teacher_hidden = _all_or_none([scored.teacher and scored.teacher.hidden_states for scored in rollouts])
     return ScoredBatch(
-        token_ids=pad_sequence(token_ids, batch_first=True, padding_value=pad_token_id),
-        attention_mask=pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in token_ids], batch_first=True),
-        response_mask=pad_sequence(response_mask, batch_first=True),
-        rollout_logprobs=_align(rollouts, [scored.rollout.rollout_logprobs for scored in rollouts]),
-        group_index=torch.tensor([group_of[scored.rollout.prompt_id] for scored in rollouts]),
-        teacher_logprobs=None if teacher_logprobs is None else _align(rollouts, teacher_logprobs),
-        teacher_hidden_states=None if teacher_hidden is None else _align(rollouts, teacher_hidden),
+        token_ids=token_ids,
+        attention_mask=attention_mask,
+        response_mask=response_mask,
+        rollout_logprobs=_align([scored.rollout.rollout_logprobs for scored in rollouts], response_mask),
+        group_index=torch.tensor([groups[scored.rollout.prompt_id] for scored in rollouts]),
+        teacher_logprobs=None if teacher_logprobs is None else _align(teacher_logprobs, response_mask),
+        teacher_hidden_states=None if teacher_hidden is None else _align(teacher_hidden, response_mask),
         rewards=_rewards(rollouts),
     )
 
@@ -54,12 +54,10 @@ def _rewards(rollouts: Sequence[ScoredRollout]) -> Tensor | None:
     return torch.tensor(rewards, dtype=torch.float32) if rewards else None
 
 
-def _align(rollouts: Sequence[ScoredRollout], per_token: list[Tensor]) -> Tensor:
-    """Return [B, T, ...] with each response's values at its tokens' own positions and zeros elsewhere."""
-    rows = []
-    for scored, values in zip(rollouts, per_token, strict=True):
-        assert values.shape[0] == scored.rollout.response_len, (
-            f"{values.shape[0]} values for the {scored.rollout.response_len} response tokens of {scored.rollout.prompt_id}"
-        )
-        rows.append(torch.cat([values.new_zeros(len(scored.rollout.prompt_token_ids), *values.shape[1:]), values]))
-    return pad_sequence(rows, batch_first=True)
+def _align(per_token: list[Tensor], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T *features"]:
+    """Return each response's [R, ...] values at its tokens' own positions and zeros elsewhere."""
+    lengths = [values.shape[0] for values in per_token]
+    assert lengths == response_mask.sum(-1).tolist(), f"{lengths} values for {response_mask.sum(-1).tolist()} tokens"
+    aligned = per_token[0].new_zeros(*response_mask.shape, *per_token[0].shape[1:])
+    aligned[response_mask] = torch.cat(per_token)
+    return aligned

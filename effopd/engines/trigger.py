@@ -2,7 +2,7 @@
 
 Everything is element-wise on float32 master fragments, so nothing is gathered. Beyond DeepSpeed's own state there are two
 float32 copies of the moved fragments, in host memory. Between triggers they hold the anchor and the previous displacement,
-during a trigger the current displacement and the current weights, so that a candidate is two passes over memory.
+during a trigger the current displacement and the current weights, so that a candidate is one pass over memory.
 """
 
 import math
@@ -15,7 +15,8 @@ from effopd.engines.zero_shards import ZeroShards
 from effopd.extrapolation.jump import extrapolate
 from effopd.types import ShardKind
 
-_CHUNK = 1 << 20  # elements that are in float64 at once
+_CHUNK = 1 << 20  # elements that are written at once: few enough to stay in a cache between two operations
+_DOUBLE_CHUNK = 1 << 18  # elements that are in float64 at once
 
 
 class Trigger:
@@ -63,8 +64,13 @@ class Trigger:
         assert self._current is not None, "write_candidate outside a trigger"
         for name in self._moved:
             master = self._shards.view(ShardKind.MASTER, name)
-            extrapolate(self._current[name], self._displacement[name], step_size, out=master)
-        self._shards.finish_writes()
+            rounded = self._shards.rounded(name)
+            current, displacement = self._current[name], self._displacement[name]
+            for chunk in _chunks(master.numel(), _CHUNK):
+                extrapolate(current[chunk], displacement[chunk], step_size, out=master[chunk])
+                if rounded is not None:
+                    rounded[chunk].copy_(master[chunk])
+        self._shards.finish_writes(are_rounded=True)
         self._held_step_size = step_size
 
     @torch.no_grad()
@@ -100,7 +106,7 @@ class Trigger:
 def _share(master: Tensor, anchor: Tensor, previous: Tensor | None) -> Tensor:
     """Return ‖Δ‖², ‖master‖², Δ·previous and ‖previous‖² of one fragment, [4], accumulated in float64."""
     sums = torch.zeros(4, dtype=torch.float64)
-    for chunk in _chunks(master.numel()):
+    for chunk in _chunks(master.numel(), _DOUBLE_CHUNK):
         current = master[chunk].double()
         displacement = current - anchor[chunk].double()
         sums[0] += displacement.square().sum()
@@ -117,9 +123,9 @@ def cosine(dot: float, square: float, other_square: float) -> float:
     return dot / math.sqrt(square * other_square) if square > 0 and other_square > 0 else 0.0
 
 
-def _chunks(num_elements: int) -> Iterator[slice]:
-    for start in range(0, num_elements, _CHUNK):
-        yield slice(start, start + _CHUNK)
+def _chunks(num_elements: int, size: int) -> Iterator[slice]:
+    for start in range(0, num_elements, size):
+        yield slice(start, start + size)
 
 
 def _host_like(tensor: Tensor) -> Tensor:

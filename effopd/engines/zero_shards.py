@@ -51,6 +51,7 @@ class ZeroShards:
         self._stage: int = engine.zero_optimization_stage()
         self._optimizer = engine.optimizer
         self._adam: torch.optim.Optimizer = engine.basic_optimizer
+        self._parameters = parameters
         locate = {0: self._locate_whole, 1: self._locate_flat, 2: self._locate_flat, 3: self._locate_padded}[
             self._stage
         ]
@@ -85,9 +86,20 @@ class ZeroShards:
         tensor = place.flat if kind is ShardKind.MASTER else self._adam.state[place.flat][_ADAM_KEYS[kind]]
         return tensor.detach().view(-1).narrow(0, place.offset, place.fragment.num_elements)
 
+    def rounded(self, name: str) -> Tensor | None:
+        """Return the 1-D low-precision weights of a held fragment, where they follow their masters element by element.
+
+        That is so at stage 0; elsewhere `finish_writes` has to spread them over the ranks.
+        """
+        is_separate = self._stage == 0 and self._has_separate_masters
+        return self._parameters[name].detach().view(-1) if is_separate else None
+
     @torch.no_grad()
-    def finish_writes(self) -> None:
-        """Round the masters into the weights of the forward pass. Collective."""
+    def finish_writes(self, *, are_rounded: bool = False) -> None:
+        """Round the masters into the weights of the forward pass. Collective.
+
+        `are_rounded`: whoever wrote to masters has also written to their `rounded` views, where there are such.
+        """
         if self._stage == 3:
             for low, master in zip(self._optimizer.fp16_partitioned_groups_flat, self._masters, strict=True):
                 low.data.copy_(master.data)
@@ -96,10 +108,11 @@ class ZeroShards:
             self._engine.empty_partition_cache()
         elif self._stage > 0:
             self._optimizer.update_lp_params()
-        elif self._has_separate_masters:
-            low_precision = [low for group in self._optimizer.fp16_groups for low in group]
-            for low, master in zip(low_precision, self._masters, strict=True):
-                low.data.copy_(master.data)
+        elif not are_rounded:
+            for name in self._places:
+                low = self.rounded(name)
+                if low is not None:
+                    low.copy_(self.view(ShardKind.MASTER, name))
 
     @property
     def optimizer_step(self) -> int:

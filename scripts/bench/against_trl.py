@@ -97,6 +97,7 @@ def effopd_rate(case: Case, engine: str, data: Path, arguments) -> float:
             *("data.max_prompt_len=32", f"num_steps={arguments.steps + 1}", f"seed={arguments.seed}"),
             *(f"{role}.num_threads={arguments.threads}" for role in ("rollout", "learner", "teacher")),
             *("checkpoint.every=0", "logger.rollouts_every=0", f"output_dir={run_dir}"),
+            *(["cluster=local"] if engine == "hf" else []),  # one process, as TRL
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()][1:]
