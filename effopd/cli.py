@@ -20,6 +20,7 @@ from effopd.config.keys import nearest
 from effopd.config.register import Configs, open_configs, to_yaml
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError, DataError, EffOPDError
+from effopd.run_folders import find_runs
 
 USAGE = """usage: effopd <command> [arguments]
 
@@ -193,15 +194,24 @@ def _expand_home(argument: str) -> str:
 
 
 def _compare(arguments: list[str]) -> int:
-    parser = _Parser(prog="effopd compare", description="Compare runs: steps, tokens and seconds to a target score.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; the first is the baseline")
+    parser = _Parser(
+        prog="effopd compare",
+        description="Compare runs: steps, tokens, calls and seconds to a target score. Runs that differ in their seed "
+        "alone are averaged.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders of runs (in the order of their names); the first run is the baseline",
+    )
     parser.add_argument(
         "--target", default="auto", type=_target, help="score to reach, in [0, 1]; auto: where the first run ended"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for tables and figures")
     options = parser.parse_args(arguments)
-    for run in options.runs:
-        _require_run(run)
+    find_runs(options.runs)  # a wrong folder is said before anything loads
     from effopd.compare import compare_runs  # noqa: PLC0415
 
     compare_runs(options.runs, options.target, options.output)

@@ -1,13 +1,14 @@
 """Runs side by side: what each needed to reach a target score, and where it ended.
 
-The score is the exponential moving average over a run's evaluations. Steps, tokens and seconds to the target are those of
-the first evaluation at which it is reached: nothing is interpolated, so a run that evaluates rarely is charged up to its
-next evaluation. Tokens are generated ones, training and gate together; seconds leave out start-up, evaluation and saving.
+The score is the exponential moving average over a run's evaluations. Steps, tokens, calls and seconds to the target are
+those of the first evaluation at which it is reached: nothing is interpolated, so a run that evaluates rarely is charged up
+to its next evaluation. Tokens are generated ones, training and gate together; seconds leave out start-up, evaluation and
+saving. Runs that differ in their seed alone are one experiment and are also shown as such.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,80 +17,72 @@ from effopd.curves import RunCurve, read_curve
 from effopd.durable import replace_file
 from effopd.errors import ConfigError
 from effopd.figures import plot_comparison
+from effopd.jsonl import to_plain
+from effopd.markdown import markdown_table
+from effopd.run_folders import find_runs, has_evaluations
+from effopd.seed_groups import SeedGroup, group_seeds
+from effopd.summaries import GroupResult, RunResult, SeedMean, common_ranges, summarise_group, summarise_run
 
-_HEADINGS = (
-    "run",
-    "steps to target",
-    "tokens to target",
-    "seconds to target",
-    "final score",
-    "95% CI",
-    "steps",
-    "seconds",
+_TO_TARGET = ("steps to target", "tokens to target", "seconds to target")
+_MORE_TO_TARGET = ("teacher tokens to target", "verifier calls to target")
+_RUN_HEADINGS = ("run", *_TO_TARGET, "final score", "95% CI", "steps", "seconds", *_MORE_TO_TARGET, "AUC over steps")
+_GROUP_HEADINGS = (
+    *("experiment", "seeds", *_TO_TARGET, "seeds that reach it"),
+    *("final score", "95% CI over seeds", *_MORE_TO_TARGET, "AUC over steps"),
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """One run's row in `comparison.json`; the three `…_to_target` are null when the target was not reached."""
+def compare_runs(folders: Sequence[Path], target: float | None, output: Path, console: Console | None = None) -> None:
+    """Compare runs, or all runs in a sweep's folder: print tables, and write `comparison.json`, `.md` and `.png` into the
+    folder `output`.
 
-    name: str
-    steps_to_target: int | None
-    tokens_to_target: int | None
-    seconds_to_target: float | None
-    final_score: float
-    final_ci: tuple[float, float]
-    steps: int
-    seconds: float
-
-
-def compare_runs(runs: Sequence[Path], target: float | None, output: Path, console: Console | None = None) -> None:
-    """Compare run folders: print a table, and write `comparison.json`, `.md` and `.png` into the folder `output`.
-
-    Without a target it is the final smoothed score of the first run. Raises ConfigError naming a folder that is no run,
-    and why.
+    Without a target it is the final smoothed score of the first run, or of the mean over its seeds. Raises ConfigError
+    naming a folder that is no run, and why.
     """
-    if not runs:
+    if not folders:
         raise ConfigError("runs=[]: nothing to compare; give at least one run folder")
+    found = find_runs(folders)
+    # In a sweep that is still going on, some runs have nothing to show yet.
+    left_out = [run for run in found if run not in folders and not has_evaluations(run)]
+    runs = [run for run in found if run not in left_out]
+    if not runs:
+        raise ConfigError(f"run {found[0]}: has no evaluation yet, nor has any other; set eval.path and train a step")
     curves = _with_distinct_names([read_curve(run) for run in runs], runs)
-    goal = curves[0].final_score if target is None else target
-    results = [summarise_curve(curve, goal) for curve in curves]
-    notes = comparison_notes(curves, goal, is_default_target=target is None)
+    groups = group_seeds(curves)
+    goal = groups[0].mean.final_score if target is None else target
+    ranges = common_ranges(curves)
+    results = [summarise_run(curve, goal, ranges, baseline=curves[0]) for curve in curves]
+    experiments = [summarise_group(group, goal, ranges) for group in groups]
+    notes = comparison_notes(groups, goal, is_default_target=target is None)
+    if left_out:
+        notes.append(f"Left out, for they have no evaluation yet: {', '.join(str(run) for run in left_out)}.")
     output.mkdir(parents=True, exist_ok=True)
-    content = {"target": goal, "runs": [asdict(result) for result in results]}
-    replace_file(output / "comparison.json", (json.dumps(content, indent=2) + "\n").encode())
-    report = comparison_markdown(results, notes)
+    content = to_plain({"target": goal, "runs": results, "groups": experiments})
+    replace_file(output / "comparison.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    report = comparison_markdown(results, experiments, notes)
     replace_file(output / "comparison.md", report.encode())
-    plot_comparison(curves, goal, output / "comparison.png")
+    plot_comparison(groups, goal, output / "comparison.png")
     # Soft-wrapped: a narrow terminal, or a log file, gets whole rows and not columns cut to its width.
     (console or Console()).print(report, soft_wrap=True, markup=False, highlight=False)
 
 
-def summarise_curve(curve: RunCurve, target: float) -> RunResult:
-    """Return a run's row for a target score."""
-    reached = curve.first_at(target)
-    return RunResult(
-        name=curve.name,
-        steps_to_target=None if reached is None else reached.step,
-        tokens_to_target=None if reached is None else reached.num_tokens,
-        seconds_to_target=None if reached is None else reached.seconds,
-        final_score=curve.final_score,
-        final_ci=curve.final_ci,
-        steps=curve.num_steps,
-        seconds=curve.seconds,
-    )
-
-
-def comparison_notes(curves: Sequence[RunCurve], target: float, is_default_target: bool) -> list[str]:
-    """Return what a reader must know before trusting the numbers, one sentence each."""
-    origin = f"the final smoothed score of {curves[0].name}" if is_default_target else "as given"
+def comparison_notes(groups: Sequence[SeedGroup], target: float, is_default_target: bool) -> list[str]:
+    """Return what a reader must know before trusting the numbers, one sentence or two each."""
+    origin = f"the final smoothed score of {groups[0].name}" if is_default_target else "as given"
     notes = [
         f"Target {target:.4f}: {origin}. The score is the moving average over evaluations; "
-        "seconds leave out start-up, evaluation and saving; tokens are training and gate together."
+        "seconds leave out start-up, evaluation and saving; tokens are training and gate together; verifier calls are "
+        "those of training, gate and evaluation. AUC is the mean height of the curve over the steps that all runs have."
     ]
+    if any(len(group.runs) > 1 for group in groups):
+        notes.append(
+            "An experiment reaches the target where the mean over its seeds does. Intervals over seeds are Student's t; "
+            "those of single runs are over prompts."
+        )
+    runs = [run for group in groups for run in group.runs]
     for what, values in (
-        ("evaluate every so many steps", {curve.name: curve.eval_every for curve in curves}),
-        ("average over so many evaluations", {curve.name: curve.ema for curve in curves}),
+        ("evaluate every so many steps", {run.name: run.eval_every for run in runs}),
+        ("average over so many evaluations", {run.name: run.ema for run in runs}),
     ):
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value or 'once'}" for name, value in values.items())
@@ -97,38 +90,80 @@ def comparison_notes(curves: Sequence[RunCurve], target: float, is_default_targe
                 f"The runs {what}: {listed}. The average of one lags behind the other's, "
                 "so small differences to the target mean nothing."
             )
+    for group in groups:
+        lasts = {run.name: run.points[-1].step for run in group.runs}
+        if len(set(lasts.values())) > 1:
+            listed = ", ".join(f"{name} {step}" for name, step in lasts.items())
+            notes.append(
+                f"The seeds of {group.name} were last evaluated at different steps: {listed}. "
+                f"They are averaged up to step {group.mean.points[-1].step}."
+            )
+        if group.repeated_seeds:
+            listed = ", ".join(str(seed) for seed in group.repeated_seeds)
+            notes.append(
+                f"{group.name} has several runs of seed {listed}; they count as if they were independent, "
+                "so its interval is too narrow."
+            )
     return notes
 
 
-def comparison_markdown(results: Sequence[RunResult], notes: Sequence[str]) -> str:
-    """Return the comparison as a Markdown table with its notes, padded so that it reads well as plain text too."""
-    rows = [_HEADINGS, *(_cells(result) for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    table = [_HEADINGS, rule, *(_cells(result) for result in results)]
-    return "\n".join([*(_padded_row(row, widths) for row in table), "", *notes]) + "\n"
+def comparison_markdown(results: Sequence[RunResult], experiments: Sequence[GroupResult], notes: Sequence[str]) -> str:
+    """Return the comparison in Markdown: experiments, where one has several seeds, then runs, then the notes."""
+    tables = [markdown_table(_RUN_HEADINGS, [_run_cells(result) for result in results])]
+    if any(len(experiment.runs) > 1 for experiment in experiments):
+        tables.insert(0, markdown_table(_GROUP_HEADINGS, [_group_cells(experiment) for experiment in experiments]))
+    return "\n\n".join([*tables, "\n".join(notes)]) + "\n"
 
 
-def _padded_row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-    return "| " + " | ".join([cells[0].ljust(widths[0]), *rest]) + " |"
-
-
-def _cells(result: RunResult) -> list[str]:
+def _run_cells(result: RunResult) -> list[str]:
+    is_reached = result.steps_to_target is not None
+    auc = result.auc["steps"]
     return [
-        result.name.replace("|", "\\|"),
-        _count(result.steps_to_target),
-        _count(result.tokens_to_target),
-        _count(result.seconds_to_target),
+        result.name,
+        _count(result.steps_to_target, is_reached),
+        _count(result.tokens_to_target, is_reached),
+        _count(result.seconds_to_target, is_reached),
         f"{result.final_score:.4f}",
         f"{result.final_ci[0]:.4f} to {result.final_ci[1]:.4f}",
         f"{result.steps:,}",
         f"{result.seconds:,.0f}",
+        _count(result.teacher_tokens_to_target, is_reached),
+        _count(result.verifier_calls_to_target, is_reached),
+        "none" if auc is None else f"{auc:.4f}",
     ]
 
 
-def _count(value: float | None) -> str:
-    return "not reached" if value is None else f"{value:,.0f}"
+def _group_cells(result: GroupResult) -> list[str]:
+    is_reached = result.steps_to_target is not None
+    num_reached = sum(step is not None for step in result.steps_to_target_by_seed)
+    interval = result.final_score.interval
+    return [
+        result.name,
+        str(len(result.runs)),
+        _count(result.steps_to_target, is_reached),
+        _count(result.tokens_to_target, is_reached),
+        _count(result.seconds_to_target, is_reached),
+        f"{num_reached} of {len(result.runs)}",
+        f"{result.final_score.mean:.4f}",
+        "one seed" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
+        _count(result.teacher_tokens_to_target, is_reached),
+        _count(result.verifier_calls_to_target, is_reached),
+        _with_half_width(result.auc["steps"]),
+    ]
+
+
+def _count(value: float | None, is_reached: bool) -> str:
+    if not is_reached:
+        return "not reached"
+    return "not known" if value is None else f"{value:,.0f}"
+
+
+def _with_half_width(average: SeedMean | None) -> str:
+    if average is None:
+        return "none"
+    if average.interval is None:
+        return f"{average.mean:.4f}"
+    return f"{average.mean:.4f} ± {average.interval[1] - average.mean:.4f}"
 
 
 def _with_distinct_names(curves: Sequence[RunCurve], runs: Sequence[Path]) -> list[RunCurve]:

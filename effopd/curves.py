@@ -1,17 +1,24 @@
-"""What a finished or running run says about itself: its evaluation scores against steps, tokens and seconds."""
+"""What a finished or running run says about itself: its evaluation scores against everything that it spent on them."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
+from effopd.config.keys import SETTINGS
 from effopd.config.register import read_config
+from effopd.config.schema import RunConfig
+from effopd.costs import costs_of_evaluations
 from effopd.errors import ConfigError, DataError
-from effopd.jsonl import read_rows
+from effopd.jsonl import read_rows, to_plain
 from effopd.smoothing import exponential_average, final_weights
 from effopd.tracking import EVAL_NAME, EXTRAPOLATION_NAME, METRICS_NAME
 
 CONFIG_NAME = "config.yaml"
+SEED_KEYS = frozenset({"seed", "output_dir", "resume"})
+"""Settings in which the seeds of one experiment differ."""
 DEFAULT_EMA = 3
 """Evaluations in the moving average of a run whose folder has no settings."""
 _NORMAL_QUANTILE = 1.96
@@ -29,8 +36,40 @@ class EvalPoint:
     """Generated for training and gate."""
     seconds: float
     """Of training: start-up, evaluation and saving left out."""
+    num_teacher_tokens: int | None
+    """Scored by the teacher for training and gate; None where it is not known."""
+    num_verifier_calls: int | None
+    """Responses judged for training, gate and evaluation, this one included; None where it is not known."""
     score: float
     ema_score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One thing that a run spends."""
+
+    key: str
+    """In `comparison.json`: `<key>_to_target`."""
+    label: str
+    """On figures."""
+    position: Callable[[EvalPoint], float | None]
+
+
+AXES = (
+    Axis(key="steps", label="optimizer steps", position=attrgetter("step")),
+    Axis(key="tokens", label="generated tokens (training and gate)", position=attrgetter("num_tokens")),
+    Axis(key="seconds", label="training seconds", position=attrgetter("seconds")),
+    Axis(
+        key="teacher_tokens",
+        label="tokens scored by the teacher (training and gate)",
+        position=attrgetter("num_teacher_tokens"),
+    ),
+    Axis(
+        key="verifier_calls",
+        label="verifier calls (training, gate and evaluation)",
+        position=attrgetter("num_verifier_calls"),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +81,11 @@ class RunCurve:
     """In order of step; at least one."""
     final_ci: tuple[float, float]
     """95% confidence interval of the last smoothed score."""
+    final_per_prompt: Mapping[str, float] = field(default_factory=dict)
+    """prompt_id to its own last smoothed outcome; empty where outcomes are missing or the prompts changed."""
+    settings: Mapping[str, object] | None = None
+    """Dotted key to plain value, without `SEED_KEYS`; None for a folder without settings."""
+    seed: int | None = None
     ema: int
     """Evaluations in the moving average."""
     jump_steps: tuple[int, ...]
@@ -70,7 +114,8 @@ def read_curve(run: Path) -> RunCurve:
     """Return the curve of a run folder. Raises ConfigError naming the folder and what is wrong with it."""
     if not run.is_dir():
         raise ConfigError(f"run {run}: no such folder; give the output folder of `effopd train`")
-    name, ema = _name_and_ema(run)
+    config = read_config(run / CONFIG_NAME) if (run / CONFIG_NAME).is_file() else None
+    ema = DEFAULT_EMA if config is None else config.eval.ema
     try:
         evals = read_rows(run / EVAL_NAME)
         metrics = read_rows(run / METRICS_NAME)
@@ -81,20 +126,27 @@ def read_curve(run: Path) -> RunCurve:
         raise ConfigError(f"run {run}: {EVAL_NAME} has no evaluation yet; set eval.path and train at least one step")
     try:
         averages = exponential_average([row["score"] for row in evals], ema)
+        per_prompt = _final_per_prompt(evals, ema)
+        spent = costs_of_evaluations(evals, triggers, config)
         points = tuple(
             EvalPoint(
                 step=row["step"],
                 num_tokens=row["tokens"]["total_generated"],
                 seconds=row["seconds"]["total_training"],
+                num_teacher_tokens=None if costs is None else costs.teacher_tokens,
+                num_verifier_calls=None if costs is None else costs.verifier_calls,
                 score=row["score"],
                 ema_score=average,
             )
-            for row, average in zip(evals, averages, strict=True)
+            for row, average, costs in zip(evals, averages, spent, strict=True)
         )
         return RunCurve(
-            name=name,
+            name=run.resolve().name if config is None else config.name,
             points=points,
-            final_ci=_final_ci(evals, averages[-1], ema),
+            final_ci=_final_ci(evals, averages[-1], ema, per_prompt),
+            final_per_prompt=per_prompt,
+            settings=None if config is None else _settings(config),
+            seed=None if config is None else config.seed,
             ema=ema,
             jump_steps=tuple(row["step"] for row in triggers if row["accepted_step_size"] > 0),
             num_steps=metrics[-1]["step"] if metrics else 0,
@@ -104,33 +156,36 @@ def read_curve(run: Path) -> RunCurve:
         raise ConfigError(f"run {run}: a record lacks a field that every run writes ({error})") from error
 
 
-def _name_and_ema(run: Path) -> tuple[str, int]:
-    """Return the run's own name and smoothing; a folder without settings has its folder's name and the default."""
-    path = run / CONFIG_NAME
-    if not path.is_file():
-        return run.resolve().name, DEFAULT_EMA
-    config = read_config(path)
-    return config.name, config.eval.ema
+def _settings(config: RunConfig) -> dict[str, object]:
+    return {key: to_plain(attrgetter(key)(config)) for key in SETTINGS if key not in SEED_KEYS}
 
 
-def _final_ci(evals: list[dict], final_score: float, ema: int) -> tuple[float, float]:
+def _final_per_prompt(evals: list[dict], ema: int) -> dict[str, float]:
+    """Return every prompt's last smoothed outcome; empty unless all evaluations have outcomes of the same prompts."""
+    weights = final_weights(len(evals), ema)
+    outcomes = [row.get("per_prompt") or {} for row in evals]
+    prompts = outcomes[-1].keys()
+    if not all(entry.keys() == prompts for entry in outcomes):
+        return {}
+    return {
+        prompt: sum(weight * entry[prompt] for weight, entry in zip(weights, outcomes, strict=True))
+        for prompt in prompts
+    }
+
+
+def _final_ci(evals: list[dict], final_score: float, ema: int, per_prompt: Mapping[str, float]) -> tuple[float, float]:
     """Return the 95% confidence interval of the last smoothed score, within [0, 1].
 
     Successive evaluations share their prompts, so their errors are not independent. Smoothing every prompt's own outcomes
     first and taking the standard error over prompts accounts for that. Where the outcomes are missing or the prompts
     changed, the errors are taken as fully dependent, which can only widen the interval.
     """
-    weights = final_weights(len(evals), ema)
-    outcomes = [row.get("per_prompt") or {} for row in evals]
-    prompts = outcomes[-1].keys()
-    if len(prompts) > 1 and all(entry.keys() == prompts for entry in outcomes):
-        smoothed = [
-            sum(weight * entry[prompt] for weight, entry in zip(weights, outcomes, strict=True)) for prompt in prompts
-        ]
-        mean = sum(smoothed) / len(smoothed)
-        variance = sum((value - mean) ** 2 for value in smoothed) / (len(smoothed) - 1)
-        error = math.sqrt(variance / len(smoothed))
+    if len(per_prompt) > 1:
+        mean = sum(per_prompt.values()) / len(per_prompt)
+        variance = sum((value - mean) ** 2 for value in per_prompt.values()) / (len(per_prompt) - 1)
+        error = math.sqrt(variance / len(per_prompt))
     else:
+        weights = final_weights(len(evals), ema)
         error = sum(weight * row["standard_error"] for weight, row in zip(weights, evals, strict=True))
     half = _NORMAL_QUANTILE * error
     return max(0.0, final_score - half), min(1.0, final_score + half)

@@ -3,6 +3,7 @@ is found here, while no actor is running."""
 
 from dataclasses import dataclass
 
+from effopd.config.keys import MISSING
 from effopd.config.schema import GateKind, RunConfig
 from effopd.data.prompts import hold_out, load_prompts
 from effopd.models import resolve_model_path
@@ -54,6 +55,16 @@ def read_eval_prompts(config: RunConfig, student: ModelFiles) -> tuple[Prompt, .
     return load_prompts(
         config.data, student.tokenizer, path=config.eval.path, split=config.eval.split, num_rows=config.eval.num_rows
     )
+
+
+def read_eval_teacher(config: RunConfig, student: ModelFiles) -> ModelFiles | None:
+    """Return the checked teacher of `effopd eval`, which reports the reverse KL to it; None unless one is given."""
+    if config.teacher.path == MISSING:
+        return None
+    folder = resolve_model_path(config.teacher.path)
+    teacher = read_model_files("teacher.path", folder, config.model.chat_template)
+    check_pair(student, teacher, config)
+    return teacher
 
 
 def read_student(config: RunConfig) -> ModelFiles:

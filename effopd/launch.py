@@ -1,9 +1,9 @@
 """From settings to a finished run: read inputs, start the roles, train, close."""
 
-import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -12,24 +12,28 @@ from rich.console import Console
 
 from effopd.algorithms.build import build_algorithm
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
+from effopd.config.keys import MISSING
 from effopd.config.register import write_config
 from effopd.config.schema import DebugMode, RunConfig, Runtime
 from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.errors import CheckpointError
-from effopd.inputs import RunInputs, read_eval_prompts, read_inputs, read_student
+from effopd.inputs import RunInputs, read_eval_prompts, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
 from effopd.preflight import ModelFiles
-from effopd.production import Phase, Production, build_evaluator
-from effopd.roles import Roles, Sampler, Verifier
+from effopd.production import Phase, Production, build_evaluator, evaluation_request
+from effopd.provenance import git_source, installed_versions
+from effopd.responses import SetInput, answer_extractor, sample_set, with_reverse_kl
+from effopd.result_files import RESPONSES_NAME, RESULT_NAME, results_table, write_results
+from effopd.results import evaluate_sets
+from effopd.roles import Roles, Sampler, Teacher, Verifier
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import train as run_training
 from effopd.train import training_request
-from effopd.types import PolicyVersion, RunState
+from effopd.types import GenerateRequest, PolicyVersion, RunState
 
 CONFIG_NAME = "config.yaml"
 RECORDED_NAME = "recorded"
-EVAL_NAME = "eval.json"
 
 logger = logging.getLogger(__name__)
 
@@ -58,26 +62,56 @@ def train(config: RunConfig) -> None:
 
 
 def evaluate(config: RunConfig) -> None:
-    """Run `effopd eval`: score the model in `model.path` and write `eval.json` into the run folder."""
+    """Run `effopd eval`: score the model in `model.path` and write what `result_files` says into the run folder."""
     # Engines are sized for what is asked of them, which here is the evaluation alone.
     response_len = config.eval.max_response_len or config.rollout.max_response_len
     config = replace(config, rollout=replace(config.rollout, max_response_len=response_len))
     student = read_student(config)
-    prompts = read_eval_prompts(config, student)
+    teacher = read_eval_teacher(config, student)
+    assert config.eval.path is not None, "config.build sees to an evaluation set"
+    requests = {config.eval.path: evaluation_request(config, read_eval_prompts(config, student))}
     run_dir = run_folder(config)
     run_dir.mkdir(parents=True, exist_ok=True)
+    sets = judge_sets(config, student, teacher, requests)
+    results = evaluate_sets(sets)
+    write_results(run_dir, evaluation_manifest(config), sets, results)
+    # Soft-wrapped: a narrow terminal, or a log file, gets whole rows.
+    console = Console()
+    for line in (config.model.path, results_table(results), f"{run_dir / RESULT_NAME}, {RESPONSES_NAME}"):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def judge_sets(
+    config: RunConfig, student: ModelFiles, teacher: ModelFiles | None, requests: Mapping[str, GenerateRequest]
+) -> dict[str, SetInput]:
+    """Sample and judge every set, the samplers first and the teacher after they have stopped, so that one GPU is enough."""
+    assert config.data.verifier is not None, "config.check sees to a verifier"
+    extract_answer = answer_extractor(config.data.verifier)
     sampler, verifier, close = start_sampler(config, student)
+    assert verifier is not None, "there is one for data.verifier"
     try:
-        evaluator = build_evaluator(config, sampler, verifier, prompts)
-        assert evaluator is not None, "config.check sees to a verifier and an evaluation set"
-        report = evaluator.evaluate(0, PolicyVersion(step=0))
+        judged = {
+            name: sample_set(sampler, verifier, request, PolicyVersion(step=0), extract_answer)
+            for name, request in requests.items()
+        }
     finally:
         close()
-    (run_dir / EVAL_NAME).write_text(json.dumps({"model": config.model.path, **asdict(report)}, indent=2) + "\n")
-    Console().print(
-        f"{config.model.path}: score {report.score:.3f} ± {report.standard_error:.3f}, {len(prompts)} prompts, "
-        f"mean length {report.mean_response_len:.1f}, truncated {report.truncation_rate:.1%}; {run_dir / EVAL_NAME}"
-    )
+    if teacher is None:
+        return {name: answers for name, (answers, _) in judged.items()}
+    scorer = start_teacher(config, teacher)
+    return {name: with_reverse_kl(answers, handle, scorer) for name, (answers, handle) in judged.items()}
+
+
+def evaluation_manifest(config: RunConfig) -> dict[str, object]:
+    """Return what an evaluation ran with: models, settings, versions."""
+    return {
+        "model": config.model.path,
+        "teacher": None if config.teacher.path == MISSING else config.teacher.path,
+        "settings": {"model": config.model, "data": config.data, "eval": config.eval, "rollout": config.rollout},
+        "versions": installed_versions(),
+        "git": git_source(Path(__file__).parent),
+        "command": sys.argv,
+    }
 
 
 def play(
@@ -177,6 +211,20 @@ def start_sampler(config: RunConfig, student: ModelFiles) -> tuple[Sampler, Veri
             from effopd.actors.session import session_for  # noqa: PLC0415
 
             return build_ray_sampler(config, student, session_for(config.cluster))
+
+
+def start_teacher(config: RunConfig, teacher: ModelFiles) -> Teacher:
+    """Start the teacher alone."""
+    match config.cluster.runtime:
+        case Runtime.local:
+            from effopd.local import build_local_teacher  # noqa: PLC0415
+
+            return build_local_teacher(config, teacher)
+        case Runtime.ray:
+            from effopd.actors.build import build_ray_teacher  # noqa: PLC0415
+            from effopd.actors.session import session_for  # noqa: PLC0415
+
+            return build_ray_teacher(config, teacher, session_for(config.cluster))
 
 
 def record_rollouts(config: RunConfig, roles: Roles, production: Production, folder: Path) -> None:

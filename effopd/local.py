@@ -222,6 +222,18 @@ def build_local_sampler(
     return sampler, verifier, engine.close
 
 
+def build_local_teacher(config: RunConfig, teacher: ModelFiles) -> LocalTeacher:
+    """Start a teacher alone."""
+    engine = HFTeacher(
+        config.teacher,
+        str(teacher.folder),
+        attn_implementation=config.model.attn_implementation,
+        device=resolve_device(config.cluster.device),
+    )
+    engine.check_itself()
+    return LocalTeacher(engine, uncharged)
+
+
 def _rollouts(handle: RolloutHandle) -> list[Rollout]:
     ((rollouts,),) = handle.parts
     return cast(list[Rollout], rollouts)

@@ -18,7 +18,8 @@ from effopd.evaluate import SamplingEvaluator
 from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles
 from effopd.roles import Accelerator, Learner, Publisher, Sampler, Teacher, Verifier
-from effopd.types import Prompt, ScoredHandle, ScoredRollout, TeacherPayload
+from effopd.seeds import derive_seed
+from effopd.types import GenerateRequest, Prompt, ScoredHandle, ScoredRollout, TeacherPayload
 from effopd.weights import shared_memory_folder
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -115,4 +116,16 @@ def build_evaluator(
         top_p=config.eval.top_p,
         max_response_len=config.eval.max_response_len or config.rollout.max_response_len,
         seed=config.seed,
+    )
+
+
+def evaluation_request(config: RunConfig, prompts: tuple[Prompt, ...]) -> GenerateRequest:
+    """Return what `effopd eval` samples: the very responses that a run of the same seed is scored on at step 0."""
+    return GenerateRequest(
+        prompts=prompts,
+        num_samples=config.eval.samples_per_prompt,
+        max_response_len=config.eval.max_response_len or config.rollout.max_response_len,
+        temperature=config.eval.temperature,
+        top_p=config.eval.top_p,
+        seed=derive_seed(config.seed, "evaluate", 0),
     )

@@ -2,7 +2,7 @@
 
 | file | one row or file per | holds |
 |---|---|---|
-| `metrics.jsonl` | optimizer step | metrics, tokens, seconds per phase |
+| `metrics.jsonl` | optimizer step | metrics, tokens, verifier calls, seconds per phase |
 | `eval.jsonl` | evaluation | score, standard error, smoothed score, per-prompt outcomes |
 | `extrapolation.jsonl` | trigger | every candidate with its gate score per prompt |
 | `rollouts/step_NNNNNN.parquet` | sampled step | a few responses, for people to read |
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from effopd.config.schema import RunConfig
 from effopd.console import RunConsole, StepSummary, eval_line, trigger_line
+from effopd.costs import Costs, costs_of_row, scores_with_teacher
 from effopd.durable import sync_directory, sync_file
 from effopd.errors import ConfigError
 from effopd.jsonl import JsonLines, keep_rows_through, read_rows, to_plain
@@ -87,6 +88,9 @@ class RunTracker:
         self._triggers = JsonLines(run_dir / EXTRAPOLATION_NAME)
         past_evals = read_rows(run_dir / EVAL_NAME)
         self._ema_score: float | None = past_evals[-1]["ema_score"] if past_evals else None
+        past_rows = [*past_evals[-1:], *read_rows(run_dir / METRICS_NAME)[-1:]]
+        # Of the two last rows the later one has the larger totals; rows of an earlier version have none.
+        self._costs = max((costs_of_row(row) or Costs() for row in past_rows), default=Costs())
         settings = to_plain(config)
         assert isinstance(settings, dict)
         self._sinks = open_sinks(run_dir, config.logger, config.name, settings, first_step=self._start_step + 1)
@@ -109,6 +113,10 @@ class RunTracker:
         """Return the seconds trained so far, over all resumes: everything but start-up, evaluation and saving."""
         return self.ledger.training_seconds
 
+    def count_train_rewards(self, num_rewards: int) -> None:
+        """Count verifier calls on training responses, before the row of their step is written."""
+        self._costs = self._costs.after_train_rewards(num_rewards)
+
     def log_step(self, state: RunState, metrics: Mapping[str, float]) -> None:
         """Write one row of `metrics.jsonl`.
 
@@ -120,6 +128,8 @@ class RunTracker:
         for phase in ("generate", "score", "train"):
             self.ledger.add_tokens(phase, generated - gate)
         self.ledger.add_tokens("gate", gate)
+        if scores_with_teacher(self._config):
+            self._costs = self._costs.after_teacher(generated - gate)
         seconds = self.ledger.end_step()
         self._state = state
         self._metrics.append(
@@ -131,7 +141,9 @@ class RunTracker:
                     "gate": gate,
                     "total_generated": state.num_generated_tokens,
                     "total_gate": state.num_gate_tokens,
+                    "total_teacher": self._costs.teacher_tokens,
                 },
+                "calls": self._costs.calls(),
                 "seconds": {**seconds, "total_training": state.seconds},
             }
         )
@@ -149,6 +161,7 @@ class RunTracker:
 
     def log_trigger(self, record: TriggerRecord) -> None:
         """Write one row of `extrapolation.jsonl`."""
+        self._costs = self._costs.after_trigger(record)
         self._triggers.append(record)
         self._log_scalars(
             record.step,
@@ -163,10 +176,12 @@ class RunTracker:
         self._console.say(trigger_line(record))
 
     def log_eval(self, state: RunState, report: EvalReport) -> None:
-        """Write one row of `eval.jsonl`, with the tokens and seconds that training had taken by then."""
+        """Write one row of `eval.jsonl`, with the tokens and seconds that training had taken by then, and every verifier
+        call so far, its own included."""
         previous = report.score if self._ema_score is None else self._ema_score
         self._ema_score = previous + ema_weight(self._config.eval.ema) * (report.score - previous)
         self.ledger.add_tokens("eval", report.num_generated_tokens)
+        self._costs = self._costs.after_evaluation(report)
         self._evals.append(
             {
                 "step": report.step,
@@ -178,8 +193,10 @@ class RunTracker:
                 "tokens": {
                     "total_generated": state.num_generated_tokens,
                     "total_gate": state.num_gate_tokens,
+                    "total_teacher": self._costs.teacher_tokens,
                     "evaluation": report.num_generated_tokens,
                 },
+                "calls": self._costs.calls(),
                 "seconds": {"total_training": state.seconds},
                 "per_prompt": report.per_prompt,
             }

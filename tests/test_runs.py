@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from effopd.checkpoints.reading import latest_checkpoint, weights_hash
@@ -163,6 +164,18 @@ def test_compare_and_export_read_a_finished_run(uninterrupted: Path, tmp_path: P
     effopd_ok("export", str(uninterrupted), "--output", str(tmp_path / "model"))
     out = effopd_ok(
         "eval", f"model.path={tmp_path / 'model'}", "data=toy_sums", "cluster=local", "rollout=hf",
-        "eval.num_rows=16", f"output_dir={tmp_path / 'eval'}",
+        "eval.num_rows=16", "eval.samples_per_prompt=2", "teacher.path=toy:sums_teacher", f"output_dir={tmp_path / 'eval'}",
     )  # fmt: skip
     assert "score" in out
+    evaluated = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    result = evaluated["sets"]["toy:sums"]
+    assert (evaluated["teacher"], result["num_prompts"], list(result["pass_at_k"])) == (
+        "toy:sums_teacher",
+        16,
+        ["1", "2"],
+    )
+    responses = pq.read_table(tmp_path / "eval" / "responses.parquet").to_pylist()
+    assert len(responses) == 32
+    assert sum(row["reward"] for row in responses) / 32 == result["avg_at_k"]["value"]
+    reverse_kl = sum(row["reverse_kl"] for row in responses) / sum(row["num_tokens"] for row in responses)
+    assert result["reverse_kl_per_token"]["value"] == pytest.approx(reverse_kl)

@@ -153,10 +153,22 @@ def test_a_step_is_one_row_with_metrics_tokens_and_seconds(tmp_path):
     first, second = read_rows(tmp_path / "metrics.jsonl")
     assert first["step"] == 1
     assert first["metrics"] == {"loss": 0.5}
-    assert first["tokens"] == {"generated": 100, "gate": 0, "total_generated": 100, "total_gate": 0}
+    assert first["tokens"] == {
+        "generated": 100,
+        "gate": 0,
+        "total_generated": 100,
+        "total_gate": 0,
+        "total_teacher": 100,
+    }
     # Step 2 trains on 100 tokens and its trigger generates 50. JSON has no NaN.
     assert second["metrics"] == {"loss": None}
-    assert second["tokens"] == {"generated": 150, "gate": 50, "total_generated": 250, "total_gate": 50}
+    assert second["tokens"] == {
+        "generated": 150,
+        "gate": 50,
+        "total_generated": 250,
+        "total_gate": 50,
+        "total_teacher": 200,  # no trigger was logged, which would say whether the teacher scored its tokens
+    }
     # The clock moves by one whenever it is read: at the start of the phase, at its end and at the row.
     assert {phase: value for phase, value in second["seconds"].items() if value} == {
         "generate": 1,
@@ -182,9 +194,30 @@ def test_an_evaluation_row_says_what_training_had_cost_by_then(tmp_path):
     tracker, _ = open_tracker(tmp_path)
     tracker.log_eval(state_at(2), report(2))
     (row,) = read_rows(tmp_path / "eval.jsonl")
-    assert row["tokens"] == {"total_generated": 250, "total_gate": 50, "evaluation": 9}
+    assert row["tokens"] == {"total_generated": 250, "total_gate": 50, "total_teacher": 0, "evaluation": 9}
     assert row["seconds"] == {"total_training": 2.0}
     assert row["per_prompt"] == {"a": 1.0, "b": 0.0}
+
+
+def test_teacher_tokens_and_verifier_calls_add_up_over_steps_triggers_and_evaluations(tmp_path):
+    tracker, _ = open_tracker(tmp_path)
+    tracker.log_eval(state_at(0), report(0))
+    tracker.log_step(state_at(1), {})
+    # Two candidates of 50 tokens in 5 responses each; the teacher scores both, the verifier one.
+    scores = [gate_score(0.5, reverse_kl=0.1, accuracy=0.5), gate_score(0.5, reverse_kl=0.1)]
+    tracker.log_trigger(trigger(2, [candidate(size, score, True) for size, score in enumerate(scores)], 0))
+    tracker.count_train_rewards(64)
+    tracker.log_step(state_at(2), {})
+    tracker.log_eval(state_at(2), report(2))
+    steps, evals = read_rows(tmp_path / "metrics.jsonl"), read_rows(tmp_path / "eval.jsonl")
+    # 100 tokens a step for training. An evaluation has 9 tokens of mean length 3: three responses.
+    assert [row["tokens"]["total_teacher"] for row in steps] == [100, 300]
+    assert [row["calls"] for row in steps] == [
+        {"total_train": 0, "total_gate": 0, "total_eval": 3},
+        {"total_train": 64, "total_gate": 5, "total_eval": 3},
+    ]
+    assert [row["tokens"]["total_teacher"] for row in evals] == [0, 300]
+    assert evals[-1]["calls"] == {"total_train": 64, "total_gate": 5, "total_eval": 6}
 
 
 def test_a_trigger_is_one_row_with_all_candidates(tmp_path):

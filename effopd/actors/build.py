@@ -11,7 +11,7 @@ from effopd.actors.controller import ControllerActor, RayController, TriggerSetu
 from effopd.actors.learner import LearnerActor
 from effopd.actors.sampler import RaySampler, SamplerActor
 from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
-from effopd.actors.teacher import TeacherActor
+from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
 from effopd.config.schema import DebugMode, Device, RunConfig
 from effopd.inputs import RunInputs
@@ -36,7 +36,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
     specs = [
         *learner_specs(config, gpus),
         controller_spec(),
-        *(teacher_specs(config, inputs, gpus) if not is_replay or needs_teacher_head(config) else []),
+        *(teacher_specs(config, inputs.teacher, gpus) if not is_replay or needs_teacher_head(config) else []),
         *(sampler_specs(config, inputs.student, gpus) if not is_replay else []),
         *(verifier_specs(config) if not is_replay else []),
     ]
@@ -106,6 +106,14 @@ def build_ray_sampler(
     return sampler, verifier, lambda: None
 
 
+def build_ray_teacher(config: RunConfig, teacher: ModelFiles, session: RaySession) -> RayTeacher:
+    """Start the teacher alone; the session's other actors stop."""
+    specs = teacher_specs(config, teacher, 1 if _uses_gpus(config) else 0)
+    actors = list(session.have(specs).values())
+    wait_until_ready(actors, "the teacher")
+    return RayTeacher(actors, uncharged)
+
+
 def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[ActorSpec]:
     keywords = (
         ("max_model_len", max_model_len(config)),
@@ -125,12 +133,12 @@ def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[Act
     ]
 
 
-def teacher_specs(config: RunConfig, inputs: RunInputs, gpus: int) -> list[ActorSpec]:
+def teacher_specs(config: RunConfig, teacher: ModelFiles, gpus: int) -> list[ActorSpec]:
     return [
         ActorSpec(
             name="teacher 0",
             actor_class=TeacherActor,
-            arguments=(config.teacher, str(inputs.teacher.folder)),
+            arguments=(config.teacher, str(teacher.folder)),
             keywords=(("attn_implementation", config.model.attn_implementation), ("device", config.cluster.device)),
             num_gpus=gpus,
             num_threads=config.teacher.num_threads,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
-from effopd.config.keys import nearest, written
+from effopd.config.keys import MISSING, nearest, written
 from effopd.config.schema import (
     AlgorithmName,
     DebugMode,
@@ -64,9 +64,11 @@ def training_violations(config: RunConfig) -> list[str]:
 
 
 def evaluation_violations(config: RunConfig) -> list[str]:
-    """Likewise, for what `effopd eval` reads."""
+    """Likewise, for what `effopd eval` reads; its teacher is optional."""
+    has_teacher = config.teacher.path != MISSING
     return [
-        *_models(config, ("model.path",)),
+        *_models(config, ("model.path", "teacher.path") if has_teacher else ("model.path",)),
+        *(_eval_teacher(config) if has_teacher else ()),
         *_data(config, ("eval.path",)),
         *_verifier(config),
         *_lengths(config),
@@ -168,6 +170,15 @@ def longest_response(config: RunConfig) -> str:
 def needed_model_len(config: RunConfig) -> int:
     """Tokens of prompt and response that an engine must hold."""
     return config.data.max_prompt_len + attrgetter(longest_response(config))(config)
+
+
+def _eval_teacher(config: RunConfig) -> Iterator[str]:
+    if config.eval.temperature != 1 or config.eval.top_p != 1:
+        keys = _shown(config, "teacher.path", "eval.temperature", "eval.top_p")
+        yield (
+            f"{keys}: the reverse KL is estimated on the student's own samples, drawn at temperature 1 and top-p 1; "
+            "set both to 1, or leave out the teacher"
+        )
 
 
 def _lengths(config: RunConfig) -> Iterator[str]:

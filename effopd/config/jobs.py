@@ -13,6 +13,7 @@ from effopd.config.keys import MISSING
 from effopd.config.overrides import (
     Override,
     evaluation_problems,
+    names_teacher,
     override_problems,
     resume_problems,
 )
@@ -52,6 +53,8 @@ def evaluation_jobs(configs: Configs, arguments: Sequence[str], is_multirun: boo
         tree = configs.compose("eval", job)
         _require_choice(configs, tree, ("model", "eval"), "evaluate")
         config = build_config(tree, EVAL_REQUIRED)
+        if not names_teacher(overrides):
+            config.teacher.path = MISSING  # an experiment has a teacher, but its score needs none
         check_evaluation(config)
         jobs.append(Job(label=" ".join(job), config=config))
     return jobs

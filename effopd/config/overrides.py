@@ -23,7 +23,7 @@ RESUME_SECTIONS = ("checkpoint", "cluster", "logger")
 """With `RESUME_KEYS`, what may change when a run continues: how far, how often, where, but never what is computed."""
 
 TRAIN_ONLY_KEYS = ("num_steps", "resume", "eval.every", "eval.ema")
-TRAIN_ONLY_SECTIONS = ("teacher", "algo", "learner", "accelerate", "checkpoint", "debug")
+TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "checkpoint", "debug")
 """With `TRAIN_ONLY_KEYS`, what `effopd eval` does not read."""
 
 
@@ -114,11 +114,23 @@ def resume_problems(overrides: Sequence[Override]) -> list[str]:
 
 def evaluation_problems(overrides: Sequence[Override]) -> list[str]:
     """One line per argument that `effopd eval` does not read. Group choices pass, for an experiment makes them too."""
-    return [
+    problems = [
         f"{override.text}: has no effect on effopd eval, which trains nothing; remove it"
         for override in overrides
         if _names(override.key, TRAIN_ONLY_KEYS, TRAIN_ONLY_SECTIONS)
     ]
+    if not names_teacher(overrides):
+        problems += [
+            f"{override.text}: has no effect on effopd eval without a teacher; add teacher.path=<folder or hub name>"
+            for override in overrides
+            if _names(override.key, (), ("teacher",))
+        ]
+    return problems
+
+
+def names_teacher(overrides: Sequence[Override]) -> bool:
+    """Whether a teacher is asked for by an argument of its own, not only as part of an experiment."""
+    return any(override.key in ("teacher", "teacher.path") for override in overrides)
 
 
 def _names(key: str, keys: Sequence[str], sections: Sequence[str]) -> bool:

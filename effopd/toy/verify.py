@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from effopd.toy.tasks import answer_of, solve_programs
 
 
+def extract_final_answer(response: str) -> str | None:
+    """What is judged, for majority votes; None if that is empty."""
+    return answer_of(response) or None
+
+
 def sums(response: str, answer: str, metadata: Mapping[str, object]) -> float:
     """1.0 if the response ends in the answer, else 0.0. `metadata` is not read."""
     return float(answer_of(response) == answer)

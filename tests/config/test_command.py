@@ -32,6 +32,14 @@ def test_eval_needs_no_teacher(effopd):
     assert outcome.code == 0
 
 
+def test_eval_has_a_teacher_only_where_an_argument_names_it(effopd):
+    paths = []
+    for arguments in ([], ["teacher.path=toy:sums_teacher"], ["teacher=toy_sums", "teacher.dtype=bfloat16"]):
+        (config,) = effopd("eval", "experiment=toy_opd", *arguments).configs
+        paths.append(config.teacher.path)
+    assert paths == ["???", "toy:sums_teacher", "toy:sums_teacher"]
+
+
 def test_hydra_writes_nothing_and_stays_in_the_folder(effopd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     effopd("train", "experiment=toy_opd")
@@ -183,6 +191,13 @@ def test_compare_passes_runs_target_and_output_on(effopd, run, monkeypatch):
     assert effopd("compare", str(run), str(run), "--output", "out", "--target", "0.5").code == 0
     assert effopd("compare", str(run), "--output", "out").code == 0
     assert [(len(runs), target, str(output)) for runs, target, output in calls] == [(2, 0.5, "out"), (1, None, "out")]
+
+
+def test_compare_takes_a_folder_of_runs(effopd, run, monkeypatch):
+    calls = []
+    monkeypatch.setattr("effopd.compare.compare_runs", lambda *arguments: calls.append(arguments))
+    assert effopd("compare", str(run.parent), "--output", "out").code == 0
+    assert calls[0][0] == [run.parent]
 
 
 def test_export_passes_run_checkpoint_and_dtype_on(effopd, run, monkeypatch):

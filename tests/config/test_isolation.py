@@ -57,6 +57,20 @@ def test_a_mistake_is_said_soon_and_loads_nothing_heavy(arguments, tmp_path):
     assert seconds < 3
 
 
+@pytest.mark.parametrize("arguments", [["compare", "--help"], ["compare", "nowhere", "--output", "out"]])
+def test_compare_loads_nothing_heavy_before_it_has_runs(arguments, tmp_path):
+    code = (
+        "import sys\n"
+        "from effopd.cli import main\n"
+        "try:\n"
+        f"    main({arguments})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        f"sys.stderr.write(str([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    assert python(code, tmp_path).stderr.endswith("[]")
+
+
 def test_python_m_effopd_is_effopd(tmp_path):
     finished = subprocess.run(
         [sys.executable, "-m", "effopd", "train", "--info", "searchpath"], cwd=tmp_path, capture_output=True, text=True

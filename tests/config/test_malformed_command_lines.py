@@ -69,6 +69,9 @@ MISTAKES = [
     (f"{TOY} data.path=missing.jsonl", ["data.path=missing.jsonl", "no such file"]),
     (f"{TOY} debug.recorded=x", ["debug.recorded=x", "no effect"]),
     ("eval experiment=toy_opd learner.lr=1", ["learner.lr=1", "no effect on effopd eval"]),
+    ("eval experiment=toy_opd teacher.dtype=bfloat16", ["teacher.dtype=bfloat16", "add teacher.path="]),
+    ("eval experiment=toy_opd teacher=toy_sums eval.top_p=0.9", ["eval.top_p=0.9", "teacher.path=toy:sums_teacher"]),
+    ("eval experiment=toy_opd teacher.path=toy:sum", ["teacher.path=toy:sum", "no such toy model"]),
     # Options and commands.
     (f"{TOY} --multrun", ["--multrun", "did you mean --multirun?"]),
     (f"{TOY} --cfg all", ["--cfg", "all", "job"]),
