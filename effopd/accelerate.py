@@ -52,7 +52,7 @@ class EffOPD:
         *,
         learner: Learner,
         sampler: Sampler,
-        teacher: Teacher,
+        teacher: Teacher | None,
         publisher: Publisher,
         verifier: Verifier | None,
         gate_prompts: tuple[Prompt, ...],
@@ -128,6 +128,7 @@ class EffOPD:
             accuracies = mean_by_prompt(rollouts.summaries, self._verifier.rewards(rollouts, self._gate_prompts))
         match self._config.gate:
             case GateKind.reverse_kl:
+                assert self._teacher is not None, "the KL gate needs a teacher; config.check sees to it"
                 scored = self._teacher.score(rollouts, TeacherPayload.HIDDEN_STATES)
                 sums = self._learner.reverse_kl(scored)
                 reverse_kl = sum(item.reverse_kl_sum for item in sums)
@@ -135,8 +136,10 @@ class EffOPD:
                 value = -reverse_kl / num_tokens
             case GateKind.accuracy:
                 assert accuracies is not None, "the accuracy gate needs a verifier; config.check sees to it"
-                scored = self._teacher.score(rollouts, TeacherPayload.SAMPLED)
-                reverse_kl = sum(summary.sampled_reverse_kl or 0.0 for summary in scored.summaries)
+                reverse_kl = None
+                if self._teacher is not None:
+                    scored = self._teacher.score(rollouts, TeacherPayload.SAMPLED)
+                    reverse_kl = sum(summary.sampled_reverse_kl or 0.0 for summary in scored.summaries)
                 per_prompt = accuracies
                 value = sum(accuracies.values()) / len(accuracies)
             case GateKind.none:
@@ -145,8 +148,8 @@ class EffOPD:
             value=value,
             per_prompt=per_prompt,
             accuracy=None if accuracies is None else sum(accuracies.values()) / len(accuracies),
-            reverse_kl_per_token=reverse_kl / num_tokens,
-            reverse_kl_per_sequence=reverse_kl / num_responses,
+            reverse_kl_per_token=None if reverse_kl is None else reverse_kl / num_tokens,
+            reverse_kl_per_sequence=None if reverse_kl is None else reverse_kl / num_responses,
             mean_response_len=num_tokens / num_responses,
             num_generated_tokens=num_tokens,
         )

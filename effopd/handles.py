@@ -1,11 +1,11 @@
 """Building handles: which rollouts go to which learner rank, and what the driver learns of them."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from effopd.types import FinishReason, Rollout, RolloutSummary, ScoredRollout
+from effopd.types import FinishReason, Rollout, RolloutHandle, RolloutSummary, ScoredHandle, ScoredRollout
 
 Item = TypeVar("Item")
 
@@ -29,6 +29,28 @@ def split_by_prompt(rollouts: Sequence[Rollout], num_parts: int, first_part: int
     for number, group in enumerate(groups.values()):
         parts[(first_part + number) % num_parts] += group
     return parts
+
+
+def as_scored(rollouts: RolloutHandle) -> ScoredHandle:
+    """Return the same responses as a batch that nobody has scored yet."""
+    return ScoredHandle(parts=rollouts.parts, summaries=rollouts.summaries, policy_version=rollouts.policy_version)
+
+
+def rewards_of(batches: Iterable[ScoredHandle]) -> dict[tuple[str, int], float] | None:
+    """Return the rewards of all batches together; None when they have none."""
+    present = [batch.rewards for batch in batches if batch.rewards is not None]
+    return {key: reward for rewards in present for key, reward in rewards.items()} if present else None
+
+
+def to_train_on(
+    items: Iterable[Rollout | ScoredRollout], rewards: Mapping[tuple[str, int], float] | None
+) -> list[ScoredRollout]:
+    """Return what parts of handles resolve to, with rewards; without those that `rewards`, when given, does not name."""
+    scored = [item if isinstance(item, ScoredRollout) else ScoredRollout(rollout=item) for item in items]
+    if rewards is None:
+        return scored
+    keyed = [((item.rollout.prompt_id, item.rollout.sample_index), item) for item in scored]
+    return [replace(item, reward=rewards[key]) for key, item in keyed if key in rewards]
 
 
 def summarise(rollouts: Sequence[Rollout]) -> list[RolloutSummary]:

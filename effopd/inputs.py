@@ -3,6 +3,7 @@ is found here, while no actor is running."""
 
 from dataclasses import dataclass
 
+from effopd.config.check import needs_teacher
 from effopd.config.keys import MISSING
 from effopd.config.schema import GateKind, RunConfig
 from effopd.data.prompts import hold_out, load_prompts
@@ -17,7 +18,8 @@ class RunInputs:
     """Checked inputs of a training run."""
 
     student: ModelFiles
-    teacher: ModelFiles
+    teacher: ModelFiles | None
+    """None where nothing needs a teacher."""
     train_prompts: tuple[Prompt, ...]
     gate_prompts: tuple[Prompt, ...]
     """Held out of `train_prompts`; empty for plain OPD."""
@@ -29,8 +31,12 @@ def read_inputs(config: RunConfig) -> RunInputs:
     """Read and check everything. Raises ConfigError or DataError; nothing has been started by then."""
     template = config.model.chat_template
     student = read_model_files("model.path", resolve_model_path(config.model.path), template)
-    teacher = read_model_files("teacher.path", resolve_model_path(config.teacher.path), template)
-    check_pair(student, teacher, config)
+    teacher = None
+    if needs_teacher(config):
+        teacher = read_model_files("teacher.path", resolve_model_path(config.teacher.path), template)
+        check_pair(student, teacher, config)
+    else:
+        check_student(student, config)
 
     prompts = load_prompts(
         config.data, student.tokenizer, path=config.data.path, split=config.data.split, num_rows=config.data.num_rows

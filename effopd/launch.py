@@ -10,7 +10,6 @@ from typing import cast
 
 from rich.console import Console
 
-from effopd.algorithms.build import build_algorithm
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
 from effopd.config.keys import MISSING
 from effopd.config.register import write_config
@@ -18,18 +17,19 @@ from effopd.config.schema import DebugMode, RunConfig, Runtime
 from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.errors import CheckpointError
+from effopd.gathering import gather
 from effopd.inputs import RunInputs, read_eval_prompts, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
 from effopd.preflight import ModelFiles
-from effopd.production import Phase, Production, build_evaluator, evaluation_request
+from effopd.production import Phase, Production, algorithm_needs, build_evaluator, evaluation_request
 from effopd.provenance import git_source, installed_versions
 from effopd.responses import SetInput, answer_extractor, sample_set, with_reverse_kl
 from effopd.result_files import RESPONSES_NAME, RESULT_NAME, results_table, write_results
 from effopd.results import evaluate_sets
 from effopd.roles import Roles, Sampler, Teacher, Verifier
 from effopd.tracking import RunTracker, discard_records_after
+from effopd.train import after_update
 from effopd.train import train as run_training
-from effopd.train import training_request
 from effopd.types import GenerateRequest, PolicyVersion, RunState
 
 CONFIG_NAME = "config.yaml"
@@ -132,6 +132,8 @@ def play(
         prompts=ShuffledPrompts(inputs.train_prompts, config.seed),
         sampler=production.sampler,
         teacher=production.teacher,
+        reference=production.reference,
+        verifier=production.verifier,
         learner=production.learner,
         publisher=production.publisher,
         evaluator=build_evaluator(config, production.sampler, production.verifier, inputs.eval_prompts),
@@ -142,7 +144,7 @@ def play(
         record_rollouts(config, roles, production, run_folder(config) / RECORDED_NAME)
         return
     saver = CheckpointSaver(store, production, tracker)
-    run_training(config, roles, saver, state, build_algorithm(config.algo).teacher_payload)
+    run_training(config, roles, saver, state, algorithm_needs(config))
 
 
 class CheckpointSaver:
@@ -229,9 +231,9 @@ def start_teacher(config: RunConfig, teacher: ModelFiles) -> Teacher:
 
 def record_rollouts(config: RunConfig, roles: Roles, production: Production, folder: Path) -> None:
     """Sample and score `num_steps` batches with the weights as they are, and write them down."""
-    payload = build_algorithm(config.algo).teacher_payload
+    needs, state = algorithm_needs(config), RunState()
     for step in range(config.num_steps):
-        prompts = roles.prompts.take(step, config.rollout.prompts_per_step)
-        rollouts = roles.sampler.generate(training_request(config, prompts, step), PolicyVersion(step=0))
-        save_recorded(folder, step, production.fetch(roles.teacher.score(rollouts, payload)))
+        gathered = gather(config, roles, needs, state, PolicyVersion(step=0))
+        save_recorded(folder, step, [item for batch in gathered.batches for item in production.fetch(batch)])
+        state = after_update(state, gathered)
     logger.warning("recorded %d steps of scored rollouts in %s", config.num_steps, folder)

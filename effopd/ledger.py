@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PHASES = ("generate", "score", "train", "publish", "gate", "eval", "save")
+PHASES = ("generate", "verify", "score", "train", "publish", "gate", "eval", "save")
 OTHER = "other"
 NOT_TRAINING = frozenset({"eval", "save"})
 """Phases that the training time of a run leaves out."""

@@ -4,6 +4,7 @@ There is one sampler, one learner rank and one part to every handle, and a part 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol, cast
@@ -16,12 +17,13 @@ from effopd.engines.build import SamplerEngine, build_learner, build_sampler
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
-from effopd.handles import summarise, with_sampled_reverse_kl
+from effopd.handles import rewards_of, summarise, to_train_on, with_sampled_reverse_kl
 from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles, max_model_len
 from effopd.production import (
     Phase,
     Production,
+    algorithm_needs,
     learner_setup,
     load_static_weights,
     needs_teacher_head,
@@ -50,6 +52,8 @@ class TeacherEngine(Protocol):
     """One frozen model that scores; `engines.hf_teacher` is such."""
 
     def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> list[ScoredRollout]: ...
+
+    def score_reference(self, rollouts: Sequence[ScoredRollout]) -> list[ScoredRollout]: ...
 
 
 class LocalSampler:
@@ -83,6 +87,11 @@ class LocalTeacher:
             policy_version=rollouts.policy_version,
         )
 
+    def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
+        with self._phase("score"):
+            scored = self._engine.score_reference(to_train_on(_items(batch), None))
+        return replace(batch, parts=((scored,),))
+
 
 class LocalVerifier:
     def __init__(self, function: VerifierFunction) -> None:
@@ -97,9 +106,10 @@ class LocalLearner:
         self._rank = rank
         self._phase = phase
 
-    def update(self, batch: ScoredHandle) -> UpdateReport:
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
         with self._phase("train"):
-            return self._rank.update(_scored(batch))
+            items = [item for batch in batches for item in _items(batch)]
+            return self._rank.update(to_train_on(items, rewards_of(batches)))
 
     def stage(self, version: PolicyVersion) -> Publication:
         publication = self._rank.stage(version)
@@ -126,6 +136,7 @@ class LocalLearner:
             return save_learner(
                 directory,
                 fragments=[self._rank.fragments()],
+                critic_fragments=[self._rank.critic_fragments()],
                 progress=self._rank.progress(),
                 read=lambda rank, kind, names: self._rank.read(kind, names),
             )
@@ -137,25 +148,20 @@ class LocalLearner:
 def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
     """Start every role in this process."""
     setup = learner_setup(config, inputs)
+    is_replay = config.debug.mode == DebugMode.train_only
     teacher_engine: HFTeacher | None = None
-    if config.debug.mode != DebugMode.train_only or needs_teacher_head(config):
-        teacher_engine = HFTeacher(
-            config.teacher,
-            str(inputs.teacher.folder),
-            attn_implementation=config.model.attn_implementation,
-            device=resolve_device(config.cluster.device),
-        )
-        teacher_engine.check_itself()
+    if inputs.teacher is not None and (not is_replay or needs_teacher_head(config)):
+        teacher_engine = _frozen(config, inputs.teacher)
     teacher_head = teacher_engine.head() if teacher_engine is not None and needs_teacher_head(config) else None
     # One rank needs no port: it meets itself in a file, which stays as long as the group may ask for it.
     rendezvous = TemporaryDirectory()
     rank = build_learner(setup, teacher_head, rank=0, world_size=1, init_method=f"file://{rendezvous.name}/rendezvous")
     learner = LocalLearner(rank, phase)
-    if config.debug.mode == DebugMode.train_only:
+    if is_replay:
         return replay_production(
             config, learner, save_learner=learner.save, load_learner=learner.load, close=rank.close
         )
-    assert teacher_engine is not None
+    needs = algorithm_needs(config)
     engine = build_sampler(
         config.rollout,
         str(inputs.student.folder),
@@ -163,7 +169,9 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         device=config.cluster.device,
         seed=0,  # requests carry their own
     )
-    sampler, teacher = LocalSampler(engine, phase), LocalTeacher(teacher_engine, phase)
+    sampler = LocalSampler(engine, phase)
+    teacher = None if teacher_engine is None else LocalTeacher(teacher_engine, phase)
+    reference = LocalTeacher(_frozen(config, inputs.student), phase) if needs.reference else None
     verifier = None if config.data.verifier is None else LocalVerifier(load_verifier(config.data.verifier))
     publisher = CheckedPublisher(
         learner,
@@ -194,6 +202,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     return Production(
         sampler=sampler,
         teacher=teacher,
+        reference=reference,
         learner=learner,
         publisher=publisher,
         verifier=verifier,
@@ -203,6 +212,18 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         fetch=_scored,
         close=close,
     )
+
+
+def _frozen(config: RunConfig, files: ModelFiles) -> HFTeacher:
+    """Start a model that scores: the teacher, or the student as the reference it starts from."""
+    engine = HFTeacher(
+        config.teacher,
+        str(files.folder),
+        attn_implementation=config.model.attn_implementation,
+        device=resolve_device(config.cluster.device),
+    )
+    engine.check_itself()
+    return engine
 
 
 def build_local_sampler(
@@ -224,14 +245,7 @@ def build_local_sampler(
 
 def build_local_teacher(config: RunConfig, teacher: ModelFiles) -> LocalTeacher:
     """Start a teacher alone."""
-    engine = HFTeacher(
-        config.teacher,
-        str(teacher.folder),
-        attn_implementation=config.model.attn_implementation,
-        device=resolve_device(config.cluster.device),
-    )
-    engine.check_itself()
-    return LocalTeacher(engine, uncharged)
+    return LocalTeacher(_frozen(config, teacher), uncharged)
 
 
 def _rollouts(handle: RolloutHandle) -> list[Rollout]:
@@ -239,6 +253,10 @@ def _rollouts(handle: RolloutHandle) -> list[Rollout]:
     return cast(list[Rollout], rollouts)
 
 
+def _items(handle: ScoredHandle) -> list[Rollout | ScoredRollout]:
+    ((items,),) = handle.parts
+    return cast(list[Rollout | ScoredRollout], items)
+
+
 def _scored(handle: ScoredHandle) -> list[ScoredRollout]:
-    ((scored,),) = handle.parts
-    return cast(list[ScoredRollout], scored)
+    return to_train_on(_items(handle), handle.rewards)

@@ -17,9 +17,9 @@ from effopd.engines.static_weights import stage_folder
 from effopd.evaluate import SamplingEvaluator
 from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles
-from effopd.roles import Accelerator, Learner, Publisher, Sampler, Teacher, Verifier
+from effopd.roles import Accelerator, Learner, Publisher, Reference, Sampler, Teacher, Verifier
 from effopd.seeds import derive_seed
-from effopd.types import GenerateRequest, Prompt, ScoredHandle, ScoredRollout, TeacherPayload
+from effopd.types import AlgorithmNeeds, GenerateRequest, Prompt, ScoredHandle, ScoredRollout, TeacherPayload
 from effopd.weights import shared_memory_folder
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -35,7 +35,8 @@ class Production:
     """Roles that are up and running."""
 
     sampler: Sampler
-    teacher: Teacher
+    teacher: Teacher | None
+    reference: Reference | None
     learner: Learner
     publisher: Publisher
     verifier: Verifier | None
@@ -47,9 +48,14 @@ class Production:
     close: Callable[[], None]
 
 
+def algorithm_needs(config: RunConfig) -> AlgorithmNeeds:
+    """Return what the algorithm of this run wants attached to rollouts."""
+    return build_algorithm(config.algo, config.rollout.max_response_len).needs
+
+
 def needs_teacher_head(config: RunConfig) -> bool:
     """Return whether the learner forms the teacher's full distribution, in the loss or for the gate."""
-    is_full = build_algorithm(config.algo).teacher_payload == TeacherPayload.HIDDEN_STATES
+    is_full = algorithm_needs(config).teacher == TeacherPayload.HIDDEN_STATES
     return is_full or config.accelerate.gate == GateKind.reverse_kl
 
 
@@ -61,6 +67,7 @@ def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:
         moved=config.accelerate.moved if is_accelerated else None,
         model_path=str(inputs.student.folder),
         attn_implementation=config.model.attn_implementation,
+        max_response_len=config.rollout.max_response_len,
         num_steps=config.num_steps,
         device=config.cluster.device,
         segment_folder=shared_memory_folder(),
@@ -81,6 +88,7 @@ def replay_production(
     return Production(
         sampler=recording,
         teacher=recording,
+        reference=None,
         learner=learner,
         publisher=NothingToPublish(),
         verifier=None,

@@ -59,6 +59,14 @@ class Teacher(Protocol):
         ...
 
 
+class Reference(Protocol):
+    """The student as it was before training."""
+
+    def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
+        """Attach the reference's log-probability of every response token."""
+        ...
+
+
 class Verifier(Protocol):
     """Compares responses with answers."""
 
@@ -74,8 +82,8 @@ class Learner(Protocol):
     Between `open_trigger` and `close_trigger` there is no `update`, and no snapshot is taken.
     """
 
-    def update(self, batch: ScoredHandle) -> UpdateReport:
-        """Take one optimizer step."""
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
+        """Take the optimizer steps of one update on all batches together; see `ScoredHandle.rewards`."""
         ...
 
     def stage(self, version: PolicyVersion) -> Publication:
@@ -155,7 +163,10 @@ class Roles:
 
     prompts: PromptStream
     sampler: Sampler
-    teacher: Teacher
+    teacher: Teacher | None
+    """None where nothing needs one."""
+    reference: Reference | None
+    verifier: Verifier | None
     learner: Learner
     publisher: Publisher
     evaluator: Evaluator | None

@@ -4,14 +4,13 @@ What is true at the top of every iteration: the samplers hold the learner's weig
 everything up to `state.step` is written down. Each role charges its own time to the ledger.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from effopd.config.schema import RunConfig
+from effopd.gathering import Gathered, gather
 from effopd.roles import Roles
-from effopd.seeds import derive_seed
-from effopd.types import GenerateRequest, PolicyVersion, Prompt, RunState, TeacherPayload, TriggerRecord, UpdateReport
+from effopd.types import AlgorithmNeeds, PolicyVersion, RunState, TriggerRecord
 
 
 class Saver(Protocol):
@@ -20,15 +19,14 @@ class Saver(Protocol):
     def save(self, state: RunState, score: float | None) -> None: ...
 
 
-def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, payload: TeacherPayload) -> RunState:
-    """Continue from `state` until `config.num_steps` optimizer steps are done; return the final state."""
+def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, needs: AlgorithmNeeds) -> RunState:
+    """Continue from `state` until `config.num_steps` updates are done; return the final state."""
     if state.step == 0:
         evaluate(roles, state)
     while state.step < config.num_steps:
-        prompts = roles.prompts.take(state.data_position, config.rollout.prompts_per_step)
-        rollouts = roles.sampler.generate(training_request(config, prompts, state.step), PolicyVersion(step=state.step))
-        report = roles.learner.update(roles.teacher.score(rollouts, payload))
-        state = after_update(state, report)
+        gathered = gather(config, roles, needs, state, PolicyVersion(step=state.step))
+        report = roles.learner.update(gathered.batches)
+        state = after_update(state, gathered)
         roles.publisher.publish(PolicyVersion(step=state.step))
         if roles.accelerator.is_due(state.step):
             record = roles.accelerator.try_jump(state)
@@ -36,10 +34,11 @@ def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, payloa
             roles.tracker.log_trigger(record)
 
         state = replace(state, seconds=roles.tracker.training_seconds())
-        roles.tracker.log_step(state, report.metrics)
+        roles.tracker.log_step(state, {**report.metrics, **gathered.metrics})
         is_last = state.step == config.num_steps
         if is_due(state.step, config.logger.rollouts_every, is_last=False):
-            roles.tracker.log_rollouts(state.step, roles.sampler.preview(rollouts, config.logger.rollouts_per_sample))
+            shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
+            roles.tracker.log_rollouts(state.step, shown)
         score = evaluate(roles, state) if is_due(state.step, config.eval.every, is_last) else None
         if is_due(state.step, config.checkpoint.every, is_last):
             saver.save(state, score)
@@ -51,24 +50,12 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
     return is_last or (every > 0 and step % every == 0)
 
 
-def training_request(config: RunConfig, prompts: Sequence[Prompt], step: int) -> GenerateRequest:
-    """Return the request for the rollouts of the update that follows `step`."""
-    return GenerateRequest(
-        prompts=tuple(prompts),
-        num_samples=config.rollout.samples_per_prompt,
-        max_response_len=config.rollout.max_response_len,
-        temperature=1.0,
-        top_p=1.0,
-        seed=derive_seed(config.seed, "rollout", step),
-    )
-
-
-def after_update(state: RunState, report: UpdateReport) -> RunState:
+def after_update(state: RunState, gathered: Gathered) -> RunState:
     return replace(
         state,
         step=state.step + 1,
-        data_position=state.data_position + 1,
-        num_generated_tokens=state.num_generated_tokens + report.num_response_tokens,
+        data_position=state.data_position + len(gathered.batches),
+        num_generated_tokens=state.num_generated_tokens + gathered.num_generated_tokens,
     )
 
 

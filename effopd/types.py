@@ -51,6 +51,19 @@ class TeacherPayload(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlgorithmNeeds:
+    """What must be attached to rollouts before an algorithm can train on them."""
+
+    teacher: TeacherPayload | None = None
+    rewards: bool = False
+    """The verifier's score of every response."""
+    reference: bool = False
+    """Log-probabilities under the student as it was before training."""
+    critic: bool = False
+    """A value at every position, and `Algorithm.value_loss` to train the critic with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """One question, ready for a sampler.
 
@@ -129,6 +142,11 @@ class ScoredRollout:
     rollout: Rollout
     teacher: TeacherScores | None = None
     reward: float | None = None
+    reference_logprobs: Float[Tensor, " R"] | None = None
+    """Log-probability of every response token under the reference policy, nats."""
+
+    __getstate__ = packed_state
+    __setstate__ = unpack_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +179,14 @@ class RolloutHandle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredHandle:
-    """Like `RolloutHandle`; a part resolves to a `list[ScoredRollout]`."""
+    """Like `RolloutHandle`; a part resolves to a `list[ScoredRollout]`, or a `list[Rollout]` where nobody has scored it."""
 
     parts: tuple[tuple[object, ...], ...]
     summaries: tuple[RolloutSummary, ...]
     policy_version: PolicyVersion
+    rewards: Mapping[tuple[str, int], float] | None = None
+    """(prompt_id, sample_index) to the verifier's score. A response without one is not trained on: so are groups left
+    out that have nothing to teach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +207,9 @@ class ScoredBatch:
     old_logprobs: Float[Tensor, "B T"] | None = None
     """The policy's before this update; None when one optimizer step is taken per rollout batch, for then
     `logprobs.detach()` is the same numbers without a second forward."""
+    reference_logprobs: Float[Tensor, "B T"] | None = None
+    values: Float[Tensor, "B T"] | None = None
+    """The critic's estimate, before this update, of the return that follows the prefix of each response token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +223,21 @@ class TrainBatch:
     teacher_logprobs: Float[Tensor, "B T"] | None = None
     teacher_hidden_states: Float[Tensor, "B T D"] | None = None
     old_logprobs: Float[Tensor, "B T"] | None = None
+    reference_logprobs: Float[Tensor, "B T"] | None = None
+    advantages: Float[Tensor, "B T"] | None = None
+    """0 outside the response."""
+    old_values: Float[Tensor, "B T"] | None = None
+    returns: Float[Tensor, "B T"] | None = None
+    """What the critic should have said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTotals:
+    """The sizes of one optimizer step over all ranks and micro-batches: denominators of its means."""
+
+    num_tokens: int
+    """Response tokens."""
+    num_sequences: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,14 +245,14 @@ class LossOutput:
     """A loss for one micro-batch."""
 
     loss: Float[Tensor, ""]
-    """float32; a sum over the micro-batch divided by the *given global* token count."""
+    """float32; a sum over the micro-batch divided by one of the *given global* totals."""
     metrics: Mapping[str, Tensor]
-    """Scalars, each likewise a sum divided by the global count, so that adding over micro-batches and ranks gives means."""
+    """Scalars, each likewise a sum divided by a global total, so that adding over micro-batches and ranks gives means."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateReport:
-    """What one optimizer step did. The same on every rank."""
+    """What one update did: the metrics are means over its optimizer steps. The same on every rank."""
 
     num_response_tokens: int
     metrics: Mapping[str, float]
@@ -256,6 +295,10 @@ class ShardKind(StrEnum):
     """Adam's first moment."""
     EXP_AVG_SQ = "exp_avg_sq"
     """Adam's second moment."""
+    CRITIC_MASTER = "critic_master"
+    """The critic's own, where an algorithm has one; likewise the next two."""
+    CRITIC_EXP_AVG = "critic_exp_avg"
+    CRITIC_EXP_AVG_SQ = "critic_exp_avg_sq"
     ANCHOR = "anchor"
     """Moved parameters only: the weights that the next displacement is measured from."""
     PREVIOUS_DISPLACEMENT = "previous_displacement"

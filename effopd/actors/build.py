@@ -14,11 +14,13 @@ from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
 from effopd.config.schema import DebugMode, Device, RunConfig
+from effopd.handles import to_train_on
 from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles, max_model_len
 from effopd.production import (
     Phase,
     Production,
+    algorithm_needs,
     learner_setup,
     load_static_weights,
     needs_teacher_head,
@@ -33,17 +35,23 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
     """Start the actors that are missing, let the rest begin anew, and return when all are ready."""
     is_replay = config.debug.mode == DebugMode.train_only
     gpus = 1 if _uses_gpus(config) else 0
+    needs_reference = algorithm_needs(config).reference and not is_replay
+    teacher: list[ActorSpec] = []
+    if inputs.teacher is not None and (not is_replay or needs_teacher_head(config)):
+        teacher = _frozen_specs("teacher", config, inputs.teacher, gpus)
     specs = [
         *learner_specs(config, gpus),
         controller_spec(),
-        *(teacher_specs(config, inputs.teacher, gpus) if not is_replay or needs_teacher_head(config) else []),
+        *teacher,
+        *(_frozen_specs("reference", config, inputs.student, gpus) if needs_reference else []),
         *(sampler_specs(config, inputs.student, gpus) if not is_replay else []),
         *(verifier_specs(config) if not is_replay else []),
     ]
     actors = session.have(specs)
     cast = ActorCast(
         samplers=tuple(actors[spec.name] for spec in specs if spec.actor_class is SamplerActor),
-        teachers=tuple(actors[spec.name] for spec in specs if spec.actor_class is TeacherActor),
+        teachers=tuple(actors[spec.name] for spec in specs if spec.name.startswith("teacher")),
+        references=tuple(actors[spec.name] for spec in specs if spec.name.startswith("reference")),
         learners=tuple(actors[spec.name] for spec in specs if spec.actor_class is LearnerActor),
         verifier=next((actors[spec.name] for spec in specs if spec.actor_class is VerifierActor), None),
     )
@@ -51,6 +59,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
     if cast.verifier is not None:
         wait_until_ready([cast.verifier], "the verifier")
     wait_until_ready(list(cast.teachers), "the teacher")
+    wait_until_ready(list(cast.references), "the reference")
     begin_learners(config, inputs, cast)
     wait_until_ready(list(cast.samplers), "a sampler")
 
@@ -74,6 +83,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
     return Production(
         sampler=sampler,
         teacher=cast.teacher(phase),
+        reference=cast.reference(phase),
         learner=learner,
         publisher=CheckedPublisher(
             learner,
@@ -108,7 +118,7 @@ def build_ray_sampler(
 
 def build_ray_teacher(config: RunConfig, teacher: ModelFiles, session: RaySession) -> RayTeacher:
     """Start the teacher alone; the session's other actors stop."""
-    specs = teacher_specs(config, teacher, 1 if _uses_gpus(config) else 0)
+    specs = _frozen_specs("teacher", config, teacher, 1 if _uses_gpus(config) else 0)
     actors = list(session.have(specs).values())
     wait_until_ready(actors, "the teacher")
     return RayTeacher(actors, uncharged)
@@ -133,12 +143,13 @@ def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[Act
     ]
 
 
-def teacher_specs(config: RunConfig, teacher: ModelFiles, gpus: int) -> list[ActorSpec]:
+def _frozen_specs(role: str, config: RunConfig, files: ModelFiles, gpus: int) -> list[ActorSpec]:
+    """Models that score: the teacher, or the student as the reference it starts from."""
     return [
         ActorSpec(
-            name="teacher 0",
+            name=f"{role} 0",
             actor_class=TeacherActor,
-            arguments=(config.teacher, str(teacher.folder)),
+            arguments=(config.teacher, str(files.folder)),
             keywords=(("attn_implementation", config.model.attn_implementation), ("device", config.cluster.device)),
             num_gpus=gpus,
             num_threads=config.teacher.num_threads,
@@ -192,4 +203,5 @@ def _uses_gpus(config: RunConfig) -> bool:
 
 def _fetch(batch: ScoredHandle) -> list[ScoredRollout]:
     references = [reference for part in batch.parts for reference in part]
-    return [item for part in wait_for(references, "the teacher") for item in part]
+    items = (item for part in wait_for(references, "a sampler or the teacher") for item in part)
+    return to_train_on(items, batch.rewards)

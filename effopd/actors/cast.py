@@ -17,14 +17,18 @@ class ActorCast:
 
     samplers: tuple[ActorHandle, ...]
     teachers: tuple[ActorHandle, ...]
+    references: tuple[ActorHandle, ...]
     learners: tuple[ActorHandle, ...]
     verifier: ActorHandle | None
 
     def sampler(self, phase: Phase) -> RaySampler:
         return RaySampler(self.samplers, len(self.learners), phase)
 
-    def teacher(self, phase: Phase) -> RayTeacher:
-        return RayTeacher(self.teachers, phase)
+    def teacher(self, phase: Phase) -> RayTeacher | None:
+        return RayTeacher(self.teachers, phase) if self.teachers else None
+
+    def reference(self, phase: Phase) -> RayTeacher | None:
+        return RayTeacher(self.references, phase) if self.references else None
 
     def learner(self, phase: Phase) -> RayLearner:
         return RayLearner(self.learners, phase)

@@ -2,7 +2,7 @@
 
 import gc
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from effopd.checkpoints.learner_state import LearnerProgress, save_learner
 from effopd.checkpoints.streaming import FileRecord
 from effopd.engines.build import LearnerSetup, build_learner
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
+from effopd.handles import rewards_of, to_train_on
 from effopd.types import (
     Displacement,
     Fragment,
@@ -60,8 +61,10 @@ class LearnerActor:
             setup, teacher_head, rank=self._rank, world_size=self._world_size, init_method=init_method
         )
 
-    def update(self, *parts: Sequence[ScoredRollout]) -> UpdateReport:
-        return self._engine.update([rollout for part in parts for rollout in part])
+    def update(
+        self, rewards: Mapping[tuple[str, int], float] | None, *parts: Sequence[Rollout | ScoredRollout]
+    ) -> UpdateReport:
+        return self._engine.update(to_train_on((item for part in parts for item in part), rewards))
 
     def stage(self, version: PolicyVersion) -> Publication | None:
         return self._engine.stage(version)
@@ -83,6 +86,9 @@ class LearnerActor:
 
     def fragments(self) -> list[Fragment]:
         return self._engine.fragments()
+
+    def critic_fragments(self) -> list[Fragment]:
+        return self._engine.critic_fragments()
 
     def progress(self) -> LearnerProgress:
         return self._engine.progress()
@@ -106,9 +112,13 @@ class RayLearner:
         self._actors = actors
         self._phase = phase
 
-    def update(self, batch: ScoredHandle) -> UpdateReport:
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
         with self._phase("train"):
-            calls = [actor.update.remote(*part) for actor, part in zip(self._actors, batch.parts, strict=True)]
+            rewards = rewards_of(batches)
+            calls = [
+                actor.update.remote(rewards, *(reference for batch in batches for reference in batch.parts[rank]))
+                for rank, actor in enumerate(self._actors)
+            ]
             return wait_for(calls, ROLE)[0]
 
     def stage(self, version: PolicyVersion) -> Publication:
@@ -137,12 +147,15 @@ class RayLearner:
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         """Gather every rank's shards into `directory`, bucket by bucket, in the process that calls this."""
         fragments = wait_for([actor.fragments.remote() for actor in self._actors], ROLE)
+        critic_fragments = wait_for([actor.critic_fragments.remote() for actor in self._actors], ROLE)
         (progress,) = wait_for([self._actors[0].progress.remote()], ROLE)
 
         def read(rank: int, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
             return wait_for([self._actors[rank].read.remote(kind, names)], ROLE)[0]
 
-        return save_learner(directory, fragments=fragments, progress=progress, read=read)
+        return save_learner(
+            directory, fragments=fragments, critic_fragments=critic_fragments, progress=progress, read=read
+        )
 
     def load(self, directory: Path) -> None:
         wait_for([actor.load_state.remote(directory) for actor in self._actors], ROLE)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 
 import ray
@@ -13,8 +14,8 @@ from effopd.actors.calls import wait_for
 from effopd.config.schema import Device, TeacherConfig
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
-from effopd.handles import summarise, with_sampled_reverse_kl
-from effopd.types import Rollout, RolloutHandle, ScoredHandle, TeacherPayload
+from effopd.handles import summarise, to_train_on, with_sampled_reverse_kl
+from effopd.types import Rollout, RolloutHandle, ScoredHandle, ScoredRollout, TeacherPayload
 
 ROLE = "the teacher"
 
@@ -49,6 +50,9 @@ class TeacherActor:
         scored = self._running.score(rollouts, payload)
         return with_sampled_reverse_kl(summarise(rollouts), scored), scored
 
+    def score_reference(self, *parts: Sequence[Rollout | ScoredRollout]) -> list[ScoredRollout]:
+        return self._running.score_reference(to_train_on((item for part in parts for item in part), None))
+
 
 class RayTeacher:
     """All teacher replicas as one teacher."""
@@ -71,3 +75,14 @@ class RayTeacher:
             summaries=tuple(summary for part in summaries for summary in part),
             policy_version=rollouts.policy_version,
         )
+
+    def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
+        with self._phase("score"):
+            answers = [
+                [self._actors[index % len(self._actors)].score_reference.remote(reference) for reference in part]
+                for index, part in enumerate(batch.parts)
+            ]
+            ray.wait(
+                all_of := [answer for part in answers for answer in part], num_returns=len(all_of), fetch_local=False
+            )
+        return replace(batch, parts=tuple(tuple(part) for part in answers))

@@ -1,10 +1,10 @@
 """Reductions over response tokens. Always float32, always with a denominator that the caller states."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
-def masked_sum(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+def masked_sum(values: Shaped[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Return the sum of `values` where `mask` holds. Values outside are ignored even if they are not finite."""
     return values.float().masked_fill(~mask, 0.0).sum()
 
@@ -16,3 +16,9 @@ def token_mean(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], num_toke
     gradient.
     """
     return masked_sum(values, mask) / num_tokens
+
+
+def sequence_mean(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], num_sequences: int) -> Float[Tensor, ""]:
+    """Return this micro-batch's share of the mean over `num_sequences`, their *global* number, of each one's token mean."""
+    lengths = mask.sum(-1).clamp(min=1)
+    return (values.float().masked_fill(~mask, 0.0).sum(-1) / lengths).sum() / num_sequences

@@ -7,35 +7,42 @@ printed text:
    approximation too. Its expected gradient is that of the exact KL at every sampled prefix, prefixes held fixed.
 2. The importance weight corrects for the sampler's numerics and is truncated at 5, as in the authors' code.
 3. The mean is over all response tokens of the step, on all ranks.
+
+With `reward_coef` the group-normalised reward of GRPO is added to the log-ratio: distillation and outcome in one advantage.
 """
 
 from dataclasses import dataclass
 
 import torch
 
+from effopd.algorithms.advantages import group_normalised, over_response
 from effopd.algorithms.divergence import reverse_kl_k1, reverse_kl_k3
 from effopd.algorithms.masked import token_mean
 from effopd.algorithms.policy_output import Head, PolicyOutput
-from effopd.algorithms.surrogate import clipped_surrogate, truncated_importance_weights
-from effopd.types import LossOutput, ScoredBatch, TeacherPayload, TrainBatch
+from effopd.algorithms.surrogate import Clipping, truncated_importance_weights
+from effopd.types import AlgorithmNeeds, LossOutput, ScoredBatch, StepTotals, TeacherPayload, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)
 class OPD:
     """Sampled-token OPD."""
 
-    clip_low: float
-    clip_high: float
-    dual_clip: float
+    clipping: Clipping
     importance_cap: float
+    reward_coef: float = 0.0
+    """Weight of the outcome's advantage beside the log-ratio, which is in nats; 0 asks no verifier."""
 
     @property
-    def teacher_payload(self) -> TeacherPayload:
-        return TeacherPayload.SAMPLED
+    def needs(self) -> AlgorithmNeeds:
+        return AlgorithmNeeds(teacher=TeacherPayload.SAMPLED, rewards=self.reward_coef > 0)
 
     def prepare(self, batch: ScoredBatch) -> TrainBatch:
-        """Return the batch to train on. Advantages need this step's log-probabilities and are formed in the loss."""
+        """Return the batch to train on. Log-ratios need this step's log-probabilities and are formed in the loss."""
         assert batch.teacher_logprobs is not None, "OPD needs the teacher's log-probability of every sampled token"
+        outcome = None
+        if self.reward_coef > 0:
+            assert batch.rewards is not None, "algo.reward_coef needs a reward for every response"
+            outcome = over_response(group_normalised(batch.rewards, batch.group_index), batch.response_mask)
         return TrainBatch(
             token_ids=batch.token_ids,
             attention_mask=batch.attention_mask,
@@ -43,22 +50,20 @@ class OPD:
             rollout_logprobs=batch.rollout_logprobs,
             teacher_logprobs=batch.teacher_logprobs,
             old_logprobs=batch.old_logprobs,
+            advantages=outcome,
         )
 
-    def loss(self, batch: TrainBatch, output: PolicyOutput, teacher_head: Head | None, num_tokens: int) -> LossOutput:
-        """Return the surrogate loss of one micro-batch. `num_tokens` is the global count of response tokens."""
+    def loss(
+        self, batch: TrainBatch, output: PolicyOutput, teacher_head: Head | None, totals: StepTotals
+    ) -> LossOutput:
+        """Return this micro-batch's share of the mean surrogate over all response tokens."""
         assert batch.teacher_logprobs is not None
-        logprobs, mask = output.logprobs, batch.response_mask
+        logprobs, mask, num_tokens = output.logprobs, batch.response_mask, totals.num_tokens
         old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         advantages = -reverse_kl_k1(old_logprobs, batch.teacher_logprobs)
-        per_token = clipped_surrogate(
-            logprobs,
-            old_logprobs,
-            advantages,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+        if batch.advantages is not None:
+            advantages = advantages + self.reward_coef * batch.advantages
+        per_token = self.clipping.loss(logprobs, old_logprobs, advantages)
         weights = truncated_importance_weights(old_logprobs, batch.rollout_logprobs, self.importance_cap)
         with torch.no_grad():
             detached = logprobs.detach()

@@ -12,7 +12,7 @@ from torch import Tensor
 from effopd.algorithms.logprobs import exact_reverse_kl
 from effopd.algorithms.masked import token_mean
 from effopd.algorithms.policy_output import Head, PolicyOutput
-from effopd.types import LossOutput, ScoredBatch, TeacherPayload, TrainBatch
+from effopd.types import AlgorithmNeeds, LossOutput, ScoredBatch, StepTotals, TeacherPayload, TrainBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class FullVocabularyOPD:
     """
 
     @property
-    def teacher_payload(self) -> TeacherPayload:
-        return TeacherPayload.HIDDEN_STATES
+    def needs(self) -> AlgorithmNeeds:
+        return AlgorithmNeeds(teacher=TeacherPayload.HIDDEN_STATES)
 
     def prepare(self, batch: ScoredBatch) -> TrainBatch:
         assert batch.teacher_hidden_states is not None, "the exact reverse KL needs the teacher's hidden states"
@@ -37,16 +37,18 @@ class FullVocabularyOPD:
             teacher_hidden_states=batch.teacher_hidden_states,
         )
 
-    def loss(self, batch: TrainBatch, output: PolicyOutput, teacher_head: Head | None, num_tokens: int) -> LossOutput:
-        """Return the mean exact reverse KL over the `num_tokens` response tokens of all ranks."""
+    def loss(
+        self, batch: TrainBatch, output: PolicyOutput, teacher_head: Head | None, totals: StepTotals
+    ) -> LossOutput:
+        """Return this micro-batch's share of the mean exact reverse KL over all response tokens."""
         assert teacher_head is not None and batch.teacher_hidden_states is not None
         reverse_kl = policy_reverse_kl(output, teacher_head, batch.teacher_hidden_states)
-        loss = token_mean(reverse_kl, batch.response_mask, num_tokens)
+        loss = token_mean(reverse_kl, batch.response_mask, totals.num_tokens)
         with torch.no_grad():
             gap = (output.logprobs - batch.rollout_logprobs).abs()
             metrics = {
                 "reverse_kl": loss.detach(),
-                "sampler_gap": token_mean(gap, batch.response_mask, num_tokens),
+                "sampler_gap": token_mean(gap, batch.response_mask, totals.num_tokens),
             }
         return LossOutput(loss=loss, metrics=metrics)
 

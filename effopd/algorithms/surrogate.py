@@ -1,7 +1,9 @@
 """The clipped policy-gradient surrogate and its importance weights."""
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -23,6 +25,31 @@ def clipped_surrogate(
     ratio = (logprobs - old_logprobs).exp()
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
     return torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Clipping:
+    """The bounds of a clipped surrogate."""
+
+    low: float
+    high: float
+    dual: float
+
+    def loss(
+        self,
+        logprobs: Float[Tensor, "B T"],
+        old_logprobs: Float[Tensor, "B T"],
+        advantages: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B T"]:
+        """Return `clipped_surrogate` within these bounds."""
+        return clipped_surrogate(
+            logprobs, old_logprobs, advantages, clip_low=self.low, clip_high=self.high, dual_clip=self.dual
+        )
+
+    def is_outside(self, logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Return where the ratio has left [1 - low, 1 + high]."""
+        ratio = (logprobs - old_logprobs).exp()
+        return (ratio < 1 - self.low) | (ratio > 1 + self.high)
 
 
 def truncated_importance_weights(

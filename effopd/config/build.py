@@ -29,12 +29,12 @@ _PATHS = frozenset(
 
 _WANTED = {
     "model.path": "the student as model.path=<model folder, hub name or toy:sums_base>",
-    "teacher.path": "the teacher as teacher.path=<model folder, hub name or toy:sums_teacher>",
     "data.path": "the training prompts as data.path=<JSONL file, parquet file, hub data set or toy:sums>",
     "eval.path": "the evaluation prompts as eval.path=<JSONL file, parquet file, hub data set or toy:sums>",
 }
 
-TRAIN_REQUIRED = ("model.path", "teacher.path", "data.path")
+TRAIN_REQUIRED = ("model.path", "data.path")
+"""And the teacher, where something needs one: `check.needs_teacher`."""
 EVAL_REQUIRED = ("model.path", "eval.path")
 
 

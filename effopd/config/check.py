@@ -6,6 +6,7 @@ itself is not checked here. Standard library only.
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 
@@ -26,6 +27,16 @@ TOY_MODELS = tuple(f"{task}_{stage}" for task in TOY_TASKS for stage in ("base",
 
 # The algorithms whose objective is the reverse KL to the teacher, which is all that the KL gate measures.
 REVERSE_KL_ALGORITHMS = frozenset({AlgorithmName.opd, AlgorithmName.opd_full})
+
+_CLIPPING = ("clip_low", "clip_high", "dual_clip", "importance_cap", "num_minibatches", "num_epochs")
+_READ_BY = {
+    AlgorithmName.opd: {*_CLIPPING, "reward_coef"},
+    AlgorithmName.opd_full: {"num_minibatches", "num_epochs"},
+    AlgorithmName.grpo: {*_CLIPPING, "kl_coef", "dynamic_sampling", "max_sampling_rounds"},
+    AlgorithmName.dapo: {*_CLIPPING, "overlong_buffer", "dynamic_sampling", "max_sampling_rounds"},
+    AlgorithmName.ppo: {*_CLIPPING, "kl_coef", "kl_in", "discount", "gae_lambda", "value_clip", "critic_lr"},
+}
+"""The settings of `algo` that each algorithm looks at, beside its name."""
 
 _DEFAULTS = RunConfig()
 
@@ -49,7 +60,8 @@ def training_violations(config: RunConfig) -> list[str]:
     """One line per violated rule: keys and values, the rule, the remedy."""
     return [
         *_run(config),
-        *_models(config, ("model.path", "teacher.path")),
+        *_teacher(config),
+        *_models(config, ("model.path", "teacher.path") if config.teacher.path != MISSING else ("model.path",)),
         *_data(config, ("data.path", "eval.path")),
         *_verifier(config),
         *_lengths(config),
@@ -197,11 +209,45 @@ def _learner(config: RunConfig) -> Iterator[str]:
         yield f"{keys}: every rank needs a prompt; raise rollout.prompts_per_step"
 
 
+def needs_teacher(config: RunConfig) -> bool:
+    """Return whether the objective or the gate asks a teacher."""
+    return config.algo.name in REVERSE_KL_ALGORITHMS or config.accelerate.gate is GateKind.reverse_kl
+
+
+def needs_rewards(config: RunConfig) -> bool:
+    """Return whether the objective asks a verifier."""
+    return config.algo.name not in REVERSE_KL_ALGORITHMS or config.algo.reward_coef > 0
+
+
+def _teacher(config: RunConfig) -> Iterator[str]:
+    if needs_teacher(config) and config.teacher.path == MISSING:
+        reason = f"with {_shown(config, 'algo.name')}"
+        if config.algo.name not in REVERSE_KL_ALGORITHMS:
+            reason = f"with {_shown(config, 'accelerate.gate')}"
+        yield f"teacher.path is required {reason}; give a model folder, hub name or toy:sums_teacher"
+
+
 def _algorithm(config: RunConfig) -> Iterator[str]:
-    if config.algo.name is AlgorithmName.opd_full:
-        reason, remedy = "with algo.name=opd_full, which neither clips nor reweights", "use algo=opd or leave it out"
-        keys = ("algo.clip_low", "algo.clip_high", "algo.dual_clip", "algo.importance_cap")
-        yield from _without_effect(config, keys, reason, remedy)
+    algo, rollout = config.algo, config.rollout
+    unread = [entry.name for entry in fields(algo) if entry.name not in _READ_BY[algo.name] | {"name"}]
+    remedy = "leave it out, or choose an algorithm that reads it"
+    yield from _without_effect(config, [f"algo.{name}" for name in unread], f"with algo.name={algo.name}", remedy)
+    if not algo.dynamic_sampling and "max_sampling_rounds" not in unread:
+        remedy = "add algo.dynamic_sampling=true"
+        yield from _without_effect(config, ["algo.max_sampling_rounds"], "with algo.dynamic_sampling=false", remedy)
+    if needs_rewards(config):
+        if config.data.verifier is None:
+            keys = _shown(config, "algo.name", "data.verifier")
+            yield f"{keys}: the objective is made of rewards; give one such as effopd.rewards.math:verify"
+        if algo.name is not AlgorithmName.ppo and rollout.samples_per_prompt < 2:
+            keys = _shown(config, "algo.name", "rollout.samples_per_prompt")
+            yield f"{keys}: responses to one prompt are compared with each other; set rollout.samples_per_prompt=8"
+    if algo.num_minibatches > rollout.prompts_per_step:
+        keys = _shown(config, "algo.num_minibatches", "rollout.prompts_per_step")
+        yield f"{keys}: every mini-batch needs a prompt; lower algo.num_minibatches"
+    if algo.overlong_buffer >= rollout.max_response_len:
+        keys = _shown(config, "algo.overlong_buffer", "rollout.max_response_len")
+        yield f"{keys}: the buffer lies before the limit; lower algo.overlong_buffer"
 
 
 def _gate(config: RunConfig) -> Iterator[str]:

@@ -76,10 +76,22 @@ class AlgorithmName(StrEnum):
     """Sampled-token reverse KL as a per-token advantage in a clipped surrogate: the paper's."""
     opd_full = "opd_full"
     """Exact full-vocabulary reverse KL at every sampled prefix."""
+    ppo = "ppo"
+    grpo = "grpo"
+    dapo = "dapo"
+
+
+class KLPlacement(StrEnum):
+    """Where PPO charges the KL to the reference."""
+
+    reward = "reward"
+    loss = "loss"
 
 
 @dataclass(slots=True)
 class AlgoConfig:
+    """The objective. `algo=opd | opd_full | ppo | grpo | dapo` are presets with the published values."""
+
     name: AlgorithmName = AlgorithmName.opd
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -87,12 +99,43 @@ class AlgoConfig:
     """Bound on the surrogate for negative advantages, in multiples of the advantage; must exceed 1."""
     importance_cap: float = 5.0
     """Upper bound of the truncated importance weight exp(old_logprobs - rollout_logprobs)."""
+    num_minibatches: int = 1
+    """Optimizer steps that one pass over the rollouts of a step is divided into."""
+    num_epochs: int = 1
+    """Passes over the rollouts of a step."""
+    reward_coef: float = 0.0
+    """OPD: weight of the group-normalised outcome beside the log-ratio to the teacher."""
+    kl_coef: float = 0.0
+    """PPO, GRPO: weight of the KL to the student as it was before training; 0 needs no such reference."""
+    kl_in: KLPlacement = KLPlacement.loss
+    overlong_buffer: int = 0
+    """DAPO: tokens before rollout.max_response_len in which the reward falls by up to 1; 0 punishes no length."""
+    dynamic_sampling: bool = False
+    """Replace groups whose responses all have the same reward by further prompts."""
+    max_sampling_rounds: int = 10
+    """Batches of prompts that dynamic sampling may take for one step."""
+    discount: float = 1.0
+    gae_lambda: float = 1.0
+    value_clip: float = 0.2
+    critic_lr: float = 1e-5
+    """PPO: peak learning rate of the critic; schedule and everything else are the learner's."""
 
     def __post_init__(self) -> None:
         require(0 < self.clip_low < 1, "algo.clip_low", self.clip_low, "must lie in (0, 1)", "try 0.2")
         require(self.clip_high > 0, "algo.clip_high", self.clip_high, "must be positive", "try 0.2")
         require(self.dual_clip > 1, "algo.dual_clip", self.dual_clip, "must exceed 1", "try 3.0")
         require(self.importance_cap >= 1, "algo.importance_cap", self.importance_cap, "must be at least 1", "try 5.0")
+        for name in ("num_minibatches", "num_epochs", "max_sampling_rounds"):
+            value = getattr(self, name)
+            require(value >= 1, f"algo.{name}", value, "must be at least 1", "give a positive whole number")
+        for name in ("reward_coef", "kl_coef", "overlong_buffer"):
+            value = getattr(self, name)
+            require(value >= 0, f"algo.{name}", value, "must not be negative", "use 0 to do without")
+        for name in ("discount", "gae_lambda"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"algo.{name}", value, "must lie in [0, 1]", "use 1.0")
+        require(self.value_clip > 0, "algo.value_clip", self.value_clip, "must be positive", "try 0.2")
+        require(self.critic_lr > 0, "algo.critic_lr", self.critic_lr, "must be positive", "try 1e-5")
 
 
 class RolloutEngine(StrEnum):

@@ -30,14 +30,16 @@ def collate(rollouts: Sequence[ScoredRollout], pad_token_id: int) -> ScoredBatch
     groups = {prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(r.rollout.prompt_id for r in rollouts))}
     teacher_logprobs = _all_or_none([scored.teacher and scored.teacher.sampled for scored in rollouts])
     teacher_hidden = _all_or_none([scored.teacher and scored.teacher.hidden_states for scored in rollouts])
+    reference = _all_or_none([scored.reference_logprobs for scored in rollouts])
     return ScoredBatch(
         token_ids=token_ids,
         attention_mask=attention_mask,
         response_mask=response_mask,
-        rollout_logprobs=_align([scored.rollout.rollout_logprobs for scored in rollouts], response_mask),
+        rollout_logprobs=align([scored.rollout.rollout_logprobs for scored in rollouts], response_mask),
         group_index=torch.tensor([groups[scored.rollout.prompt_id] for scored in rollouts]),
-        teacher_logprobs=None if teacher_logprobs is None else _align(teacher_logprobs, response_mask),
-        teacher_hidden_states=None if teacher_hidden is None else _align(teacher_hidden, response_mask),
+        teacher_logprobs=None if teacher_logprobs is None else align(teacher_logprobs, response_mask),
+        teacher_hidden_states=None if teacher_hidden is None else align(teacher_hidden, response_mask),
+        reference_logprobs=None if reference is None else align(reference, response_mask),
         rewards=_rewards(rollouts),
     )
 
@@ -54,7 +56,7 @@ def _rewards(rollouts: Sequence[ScoredRollout]) -> Tensor | None:
     return torch.tensor(rewards, dtype=torch.float32) if rewards else None
 
 
-def _align(per_token: list[Tensor], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T *features"]:
+def align(per_token: list[Tensor], response_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T *features"]:
     """Return each response's [R, ...] values at its tokens' own positions and zeros elsewhere."""
     lengths = [values.shape[0] for values in per_token]
     assert lengths == response_mask.sum(-1).tolist(), f"{lengths} values for {response_mask.sum(-1).tolist()} tokens"

@@ -41,6 +41,8 @@ def save_recorded(folder: Path, step: int, rollouts: Sequence[ScoredRollout]) ->
             tensors[f"{index}.sampled"] = scored.teacher.sampled
         if scored.teacher is not None and scored.teacher.hidden_states is not None:
             tensors[f"{index}.hidden_states"] = scored.teacher.hidden_states
+        if scored.reference_logprobs is not None:
+            tensors[f"{index}.reference_logprobs"] = scored.reference_logprobs
         rows.append(
             {
                 "prompt_id": rollout.prompt_id,
@@ -79,8 +81,14 @@ def load_recorded(folder: Path, step: int) -> list[ScoredRollout]:
             seed=row["seed"],
             policy_version=PolicyVersion(step=row["policy_version"][0], candidate=row["policy_version"][1]),
         )
-        teacher = TeacherScores(sampled=sampled, hidden_states=hidden_states)
-        rollouts.append(ScoredRollout(rollout=rollout, teacher=teacher, reward=row["reward"]))
+        rollouts.append(
+            ScoredRollout(
+                rollout=rollout,
+                teacher=TeacherScores(sampled=sampled, hidden_states=hidden_states),
+                reward=row["reward"],
+                reference_logprobs=tensors.get(f"{index}.reference_logprobs"),
+            )
+        )
     return rollouts
 
 

@@ -47,6 +47,7 @@ class LearnerSetup:
     """None when nothing is ever extrapolated, and then there is no anchor."""
     model_path: str
     attn_implementation: str
+    max_response_len: int
     num_steps: int
     device: Device
     segment_folder: Path
@@ -60,7 +61,8 @@ def build_learner(
         setup.config,
         model_path=setup.model_path,
         attn_implementation=setup.attn_implementation,
-        algorithm=build_algorithm(setup.algo),
+        algorithm=build_algorithm(setup.algo, setup.max_response_len),
+        algo=setup.algo,
         teacher_head=teacher_head,
         moved=(lambda name, shape: False) if setup.moved is None else moved_parameters(setup.moved),
         num_steps=setup.num_steps,

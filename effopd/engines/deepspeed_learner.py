@@ -7,25 +7,26 @@ data, which may be empty. Between calls no rank waits for another.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from effopd.algorithms.build import Algorithm
+from effopd.algorithms.build import Algorithm, TrainsCritic
 from effopd.algorithms.opd_full import policy_reverse_kl
 from effopd.algorithms.policy_output import PolicyOutput
 from effopd.checkpoints.learner_state import LearnerProgress
 from effopd.checkpoints.snapshot import snapshot_path
-from effopd.config.schema import Device, Dtype, LearnerConfig
-from effopd.data.collate import collate
-from effopd.engines.collectives import max_over_ranks, sum_named_over_ranks, sum_over_ranks
-from effopd.engines.deepspeed_setup import build_engine, gathered, init_deepspeed, resolve_device
+from effopd.config.schema import AlgoConfig, Device, Dtype, LearnerConfig
+from effopd.data.collate import align, collate
+from effopd.engines.collectives import sum_named_over_ranks, sum_over_ranks
+from effopd.engines.deepspeed_setup import gathered, init_deepspeed, resolve_device
 from effopd.engines.learning_rate import lr_at
-from effopd.engines.microbatches import idle_micro_batch, plan_micro_batches, take_rows
+from effopd.engines.microbatches import MicroBatch, plan_micro_batches, split_rows
 from effopd.engines.policy_module import (
+    CriticModule,
     PolicyModule,
     check_head,
     enable_activation_checkpointing,
@@ -33,9 +34,9 @@ from effopd.engines.policy_module import (
     output_head,
 )
 from effopd.engines.shard_files import read_fragments, read_progress
+from effopd.engines.sharded_model import ShardedModel
 from effopd.engines.trigger import Trigger, cosine
-from effopd.engines.zero_shards import ZeroShards
-from effopd.errors import ConfigError, GradientError
+from effopd.errors import ConfigError
 from effopd.types import (
     Displacement,
     Fragment,
@@ -46,12 +47,18 @@ from effopd.types import (
     ScoredBatch,
     ScoredRollout,
     ShardKind,
+    StepTotals,
     TrainBatch,
     UpdateReport,
 )
 from effopd.weights import SegmentWriter, assign_slots
 
-R = TypeVar("R")
+CRITIC_KINDS = {
+    ShardKind.CRITIC_MASTER: ShardKind.MASTER,
+    ShardKind.CRITIC_EXP_AVG: ShardKind.EXP_AVG,
+    ShardKind.CRITIC_EXP_AVG_SQ: ShardKind.EXP_AVG_SQ,
+}
+"""What the critic's files hold, as kinds of its own shards."""
 
 _PADDING_ID = 0  # any id will do: padding is to the right, where causal attention never looks
 
@@ -69,6 +76,7 @@ class DeepSpeedLearner:
         model_path: str,
         attn_implementation: str,
         algorithm: Algorithm,
+        algo: AlgoConfig,
         teacher_head: Tensor | None,
         moved: Callable[[str, tuple[int, ...]], bool],
         num_steps: int,
@@ -81,6 +89,7 @@ class DeepSpeedLearner:
         """Join the process group and take the model in `model_path` apart.
 
         Args:
+            algo: how rollouts are divided into optimizer steps, and the critic's learning rate.
             teacher_head: [V, D] of the teacher, where hidden states are its payload.
             moved: which parameters, by name and shape, a jump moves.
             num_steps: of the whole run, for the learning rate schedule.
@@ -92,6 +101,7 @@ class DeepSpeedLearner:
         """
         self._config = config
         self._algorithm = algorithm
+        self._algo = algo
         self._num_steps = num_steps
         self._rank, self._world_size = rank, world_size
         self._device = resolve_device(device)
@@ -112,93 +122,134 @@ class DeepSpeedLearner:
                     "exact divergences need one vocabulary; choose models of one family or algo.name=opd"
                 )
             self._teacher_weight = teacher_head.to(self._device)
-        self._engine = build_engine(PolicyModule(model, config.logit_chunk_tokens), config, self._device)
+        self._policy = ShardedModel(
+            PolicyModule(model, config.logit_chunk_tokens),
+            config,
+            named=model,
+            # Applied functionally, for every module call may gather, and ranks differ in their number of chunks.
+            external=list(output_head(model).parameters()),
+            moved=moved,
+            rank=rank,
+            world_size=world_size,
+            device=self._device,
+        )
         check_head(model)
         if config.zero_stage == 3:
-            self._engine.empty_partition_cache()
-
-        # Tied weights come once, under the name of the embedding.
-        self._parameters = dict(model.named_parameters())
-        self._shards = ZeroShards(self._engine, self._parameters, moved, rank)
+            self._policy.engine.empty_partition_cache()
+        self._shards = self._policy.shards
         self._trigger = Trigger(self._shards)
+        self._critic: ShardedModel | None = None
+        if algorithm.needs.critic:
+            # The masters as they are written to `model_path`: the critic begins where the policy began.
+            critic = CriticModule(load_causal_lm(model_path, self._dtype, attn_implementation))
+            self._critic = ShardedModel(
+                critic,
+                config,
+                named=critic,
+                moved=lambda name, shape: False,
+                rank=rank,
+                world_size=world_size,
+                device=self._device,
+            )
         self.num_moved_parameters = sum(moved(name, shape) for name, shape in self._shards.shapes.items())
         self._segment = SegmentWriter(segment_folder) if segment_folder is not None and rank == 0 else None
 
     # Training
 
     def update(self, rollouts: Sequence[ScoredRollout]) -> UpdateReport:
-        """Take one optimizer step on the rollouts of all ranks.
+        """Take the optimizer steps of one update on the rollouts of all ranks: `num_minibatches` times `num_epochs`.
 
-        The gradient is that of the mean over all response tokens, whatever the number of ranks and micro-batches.
+        A gradient is that of the mean over all tokens (or sequences) of its mini-batch, whatever the number of ranks and
+        micro-batches. All responses to a prompt must be on one rank.
 
         Raises:
-            GradientError: when it is not finite; weights and optimizer are then as before.
+            GradientError: when one is not finite; weights and optimizer are then as before that step.
 
         """
         assert not self._trigger.is_open, "update inside a trigger"
-        batch = self._algorithm.prepare(collate(rollouts, _PADDING_ID)) if rollouts else None
+        batch = self._prepared(rollouts)
         lengths = [_length(scored.rollout) for scored in rollouts]
-        plan = plan_micro_batches(lengths, self._config.max_tokens_per_microbatch)
-        num_response_tokens, num_tokens, num_padded_tokens = (
+        minibatches = split_rows([scored.rollout.prompt_id for scored in rollouts], self._algo.num_minibatches)
+        metrics: defaultdict[str, float] = defaultdict(float)
+        num_steps = self._algo.num_epochs * len(minibatches)
+        for rows in minibatches * self._algo.num_epochs:
+            plan = plan_micro_batches(lengths, self._config.max_tokens_per_microbatch, rows)
+            for name, value in self._train_on(batch, plan, [rollouts[row].rollout for row in rows]).items():
+                metrics[name] += value / num_steps
+        (num_response_tokens,) = sum_over_ranks(
+            sum(scored.rollout.response_len for scored in rollouts), device=self._device
+        )
+        return UpdateReport(num_response_tokens=int(num_response_tokens), metrics=dict(metrics))
+
+    def _prepared(self, rollouts: Sequence[ScoredRollout]) -> TrainBatch | None:
+        """Return this rank's rollouts with everything measured that has to be measured before the first step."""
+        needs = self._algorithm.needs
+        scored = collate(rollouts, _PADDING_ID) if rollouts else None
+        if self._algo.num_minibatches * self._algo.num_epochs > 1:
+            logprobs = self._per_token(rollouts, lambda _, output: output.logprobs)
+            scored = scored and replace(scored, old_logprobs=align(logprobs, scored.response_mask))
+        if self._critic is not None:
+            measurable = scored and _without_preparation(scored)
+            plan = plan_micro_batches(
+                [_length(item.rollout) for item in rollouts], self._config.max_tokens_per_microbatch
+            )
+            values = self._critic.per_token(measurable, plan, lambda _, values: values)
+            scored = scored and replace(scored, values=align(values, scored.response_mask))
+        batch = scored and self._algorithm.prepare(scored)
+        return self._whitened(batch) if needs.critic else batch
+
+    def _whitened(self, batch: TrainBatch | None) -> TrainBatch | None:
+        """Return the batch with advantages of mean 0 and variance 1 over the response tokens of all ranks."""
+        own = torch.zeros(0) if batch is None or batch.advantages is None else batch.advantages[batch.response_mask]
+        own = own.double()
+        count, total, squares = sum_over_ranks(
+            own.numel(), float(own.sum()), float(own.square().sum()), device=self._device
+        )
+        if batch is None or batch.advantages is None:
+            return batch
+        mean = total / count
+        deviation = math.sqrt(max(0.0, squares / count - mean**2))
+        whitened = (batch.advantages - mean) / (deviation + 1e-8)
+        return replace(batch, advantages=whitened * batch.response_mask)
+
+    def _train_on(
+        self, batch: TrainBatch | None, plan: Sequence[MicroBatch], rollouts: Sequence[Rollout]
+    ) -> dict[str, float]:
+        """Take one optimizer step of the policy, and one of the critic, on the rows of `plan`; return its metrics."""
+        num_tokens, num_sequences, num_read_tokens, num_padded_tokens = (
             int(total)
             for total in sum_over_ranks(
-                sum(scored.rollout.response_len for scored in rollouts),
-                sum(lengths),
+                sum(rollout.response_len for rollout in rollouts),
+                len(rollouts),
+                sum(_length(rollout) for rollout in rollouts),
                 sum(micro_batch.num_padded_tokens for micro_batch in plan),
                 device=self._device,
             )
         )
-        assert num_response_tokens > 0, "an update needs at least one response token on some rank"
-        step = self._shards.optimizer_step
-        lr = lr_at(self._config, step, self._num_steps)
+        assert num_tokens > 0, "an optimizer step needs at least one response token on some rank"
+        totals = StepTotals(num_tokens=num_tokens, num_sequences=num_sequences)
 
-        def compute(batch: TrainBatch, output: PolicyOutput) -> tuple[Tensor, dict[str, Tensor]]:
-            result = self._algorithm.loss(batch, output, self._teacher_logits, num_response_tokens)
+        def policy_loss(batch: TrainBatch, output: PolicyOutput) -> tuple[Tensor, dict[str, Tensor]]:
+            result = self._algorithm.loss(batch, output, self._teacher_logits, totals)
             return result.loss, {"loss": result.loss.detach(), **result.metrics}
 
-        sums: defaultdict[str, float] = defaultdict(float)
-        num_rounds = max_over_ranks(len(plan), self._device)
-        for index in range(num_rounds):
-            self._engine.set_gradient_accumulation_boundary(index == num_rounds - 1)
-            if index < len(plan):
-                assert batch is not None
-                loss, metrics = self._forward(take_rows(batch, plan[index], self._device), compute)
-                for name, value in metrics.items():
-                    sums[name] += float(value)
-            else:
-                loss, _ = self._forward(idle_micro_batch(self._device), lambda _, output: (output.logprobs.sum(), {}))
-            # The loss is a share of the global mean, so gradients must be summed over micro-batches and ranks. DeepSpeed
-            # divides by gradient_accumulation_steps, which is set to 1, and averages over ranks, which this undoes.
-            self._engine.backward(loss * self._world_size)
+        def value_loss(batch: TrainBatch, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            assert isinstance(self._algorithm, TrainsCritic)
+            result = self._algorithm.value_loss(batch, values, totals)
+            return result.loss, {"value_loss": result.loss.detach(), **result.metrics}
 
-        grad_norm = self._optimizer_step(step, lr)
-        return UpdateReport(
-            num_response_tokens=num_response_tokens,
-            metrics={
-                **sum_named_over_ranks(sums),
-                "grad_norm": grad_norm,
-                "lr": lr,
-                "padding_fraction": 1 - num_tokens / num_padded_tokens,
-            },
-        )
-
-    def _optimizer_step(self, step: int, lr: float) -> float:
-        """Clip, step and return the norm of the gradient before clipping."""
-        for group in self._engine.basic_optimizer.param_groups:
-            group["lr"] = lr
-        if self._config.zero_stage == 0 and self._config.dtype is Dtype.float32:
-            # Here DeepSpeed clips without telling the norm and steps whatever it is, so look before it does.
-            gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
-            grad_norm = float(torch.nn.utils.get_total_norm(gradients))
-            if not math.isfinite(grad_norm):
-                self._engine.zero_grad()
-                raise GradientError(_not_finite(step))
-            self._engine.step()
-            return grad_norm
-        self._engine.step()
-        if not self._engine.was_step_applied():
-            raise GradientError(_not_finite(step))
-        return float(self._engine.get_global_grad_norm())
+        updates_per_step = self._algo.num_minibatches * self._algo.num_epochs
+        lr = lr_at(self._config, self._shards.optimizer_step // updates_per_step, self._num_steps)
+        sums = self._policy.accumulate(batch, plan, policy_loss)
+        norms = {"grad_norm": self._policy.step(lr), "lr": lr}
+        if self._critic is not None:
+            sums |= self._critic.accumulate(batch, plan, value_loss)
+            norms["critic_grad_norm"] = self._critic.step(lr / self._config.lr * self._algo.critic_lr)
+        return {
+            **sum_named_over_ranks(sums),
+            **norms,
+            "padding_fraction": 1 - num_read_tokens / num_padded_tokens,
+        }
 
     # Measuring
 
@@ -227,7 +278,6 @@ class DeepSpeedLearner:
             for scored, tokens in zip(rollouts, self._per_token(rollouts, compute), strict=True)
         ]
 
-    @torch.no_grad()
     def _per_token(
         self, rollouts: Sequence[ScoredRollout], compute: Callable[[TrainBatch, PolicyOutput], Tensor]
     ) -> list[Tensor]:
@@ -236,24 +286,14 @@ class DeepSpeedLearner:
         plan = plan_micro_batches(
             [_length(scored.rollout) for scored in rollouts], self._config.max_tokens_per_microbatch
         )
-        results: dict[int, Tensor] = {}
-        for index in range(max_over_ranks(len(plan), self._device)):
-            if index < len(plan):
-                assert batch is not None
-                micro_batch = take_rows(batch, plan[index], self._device)
-                values = self._forward(micro_batch, compute)
-                for row, tokens, mask in zip(plan[index].rows, values, micro_batch.response_mask, strict=True):
-                    results[row] = tokens[mask].cpu()
-            else:
-                self._forward(idle_micro_batch(self._device), lambda _, output: output.logprobs)
-        return [results[row] for row in range(len(rollouts))]
+        return self._policy.per_token(batch, plan, compute)
 
     # Publishing
 
     @torch.no_grad()
     def stage(self, version: PolicyVersion) -> Publication | None:
         """Write the weights to the segment, in `config.dtype` and under the model's own names; None except on rank 0."""
-        layout = [(name, self._dtype, self._shards.shapes[name]) for name in self._parameters]
+        layout = [(name, self._dtype, self._shards.shapes[name]) for name in self._policy.parameters]
         bucket_bytes = self._config.bucket_mib << 20
         buckets = [[slot.name for slot in bucket] for bucket in assign_slots(layout, bucket_bytes)]
         if self._rank == 0:
@@ -265,7 +305,7 @@ class DeepSpeedLearner:
 
     def _whole_tensors(self, buckets: Sequence[Sequence[str]]) -> Iterator[tuple[str, Tensor]]:
         for bucket in buckets:
-            parameters = [self._parameters[name] for name in bucket]
+            parameters = [self._policy.parameters[name] for name in bucket]
             if self._config.zero_stage == 3:
                 with gathered(parameters):
                     yield from zip(bucket, (parameter.detach() for parameter in parameters), strict=True)
@@ -301,6 +341,10 @@ class DeepSpeedLearner:
         """Return the fragments that this rank answers for. Over all ranks they tile every parameter exactly once."""
         return list(self._shards.owned)
 
+    def critic_fragments(self) -> list[Fragment]:
+        """Likewise of the critic; empty without one."""
+        return [] if self._critic is None else list(self._critic.shards.owned)
+
     def read(self, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
         """Return copies of this rank's fragments of `names`, 1-D, float32, CPU; only what exists. Not collective."""
         match kind:
@@ -308,6 +352,11 @@ class DeepSpeedLearner:
                 tensors = self._trigger.anchor
             case ShardKind.PREVIOUS_DISPLACEMENT:
                 tensors = self._trigger.previous_displacement or {}
+            case _ if kind in CRITIC_KINDS:
+                assert self._critic is not None, "there is no critic"
+                own = CRITIC_KINDS[kind]
+                tensors = {name: self._critic.shards.view(own, name) for name in names}
+                return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
             case _:
                 tensors = {fragment.name: self._shards.view(kind, fragment.name) for fragment in self._shards.owned}
         owned = {fragment.name for fragment in self._shards.owned}
@@ -328,12 +377,10 @@ class DeepSpeedLearner:
         is then undefined.
         """
         progress = read_progress(directory)
+        self._policy.load(directory, tuple(CRITIC_KINDS.values()), progress.optimizer_step)
+        if self._critic is not None:
+            self._critic.load(directory, tuple(CRITIC_KINDS), progress.optimizer_step)
         moved = [fragment for fragment in self._shards.held if fragment.is_moved]
-        for kind in (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ):
-            for name, tensor in read_fragments(directory, kind, self._shards.held):
-                self._shards.view(kind, name).copy_(tensor)
-        self._shards.optimizer_step = progress.optimizer_step
-        self._shards.finish_writes()
         has_anchor = snapshot_path(directory, ShardKind.ANCHOR).is_file()
         has_previous = progress.has_previous_displacement
         self._trigger.restore(
@@ -343,16 +390,13 @@ class DeepSpeedLearner:
 
     def close(self) -> None:
         """Let go of the engine and remove the segment. The process group stays: others may use it."""
-        self._engine.destroy()
+        self._policy.engine.destroy()
+        if self._critic is not None:
+            self._critic.engine.destroy()
         if self._segment is not None:
             self._segment.close()
 
     # Helpers
-
-    def _forward(self, batch: TrainBatch, compute: Callable[[TrainBatch, PolicyOutput], R]) -> R:
-        return self._engine(
-            batch.token_ids, batch.attention_mask, batch.response_mask, lambda output: compute(batch, output)
-        )
 
     def _teacher_logits(self, hidden_states: Tensor) -> Tensor:
         """Return [N, V] teacher logits of [N, D] teacher hidden states."""
@@ -362,10 +406,6 @@ class DeepSpeedLearner:
 
 def _length(rollout: Rollout) -> int:
     return len(rollout.prompt_token_ids) + rollout.response_len
-
-
-def _not_finite(step: int) -> str:
-    return f"optimizer step {step}: the gradient is not finite; nothing was changed"
 
 
 def _without_preparation(batch: ScoredBatch) -> TrainBatch:

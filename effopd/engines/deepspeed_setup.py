@@ -51,9 +51,12 @@ def init_deepspeed(device: torch.device, init_method: str, rank: int, world_size
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
-def build_engine(module: nn.Module, config: LearnerConfig, device: torch.device) -> Any:
+def build_engine(
+    module: nn.Module, config: LearnerConfig, device: torch.device, external: Sequence[nn.Parameter]
+) -> Any:
     """Return a DeepSpeed engine around `module`, on `device`, with AdamW on every parameter, weight decay included.
 
+    `external`: parameters that the forward uses outside the module they belong to.
     Under ZeRO-3 `device` never holds more than one whole parameter beside this rank's part.
     """
     import deepspeed  # noqa: PLC0415
@@ -81,9 +84,8 @@ def build_engine(module: nn.Module, config: LearnerConfig, device: torch.device)
     with redirect_stdout(io.StringIO()):  # memory statistics that cannot be switched off
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     if config.zero_stage == 3:
-        # The head is applied functionally, so its module never gathers it; the outermost module holds it throughout.
-        head = module.model.get_output_embeddings()  # pyright: ignore
-        for parameter in head.parameters():
+        # What is applied functionally is never gathered by a module of its own; the outermost module holds it throughout.
+        for parameter in external:
             deepspeed.zero.register_external_parameter(module, parameter)
     return engine
 

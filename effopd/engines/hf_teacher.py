@@ -1,6 +1,7 @@
 """A teacher on plain transformers: one forward over given tokens, the vocabulary axis in chunks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from effopd.algorithms.logprobs import gather_logprobs
 from effopd.algorithms.policy_output import PolicyOutput
 from effopd.config.schema import TeacherConfig
 from effopd.data.collate import collate
+from effopd.engines.microbatches import plan_micro_batches
 from effopd.engines.policy_module import PolicyModule, load_causal_lm, output_head
 from effopd.errors import ConfigError
 from effopd.types import Rollout, ScoredRollout, TeacherPayload, TeacherScores
@@ -36,9 +38,10 @@ class HFTeacher:
     def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> list[ScoredRollout]:
         """Return `rollouts` with the payload attached, in order; payload tensors lie on the CPU."""
         scored: list[ScoredRollout | None] = [None] * len(rollouts)
-        for indices in self._batches(rollouts):
-            chosen = [rollouts[index] for index in indices]
-            for index, rollout, values in zip(indices, chosen, self._score_batch(chosen, payload), strict=True):
+        lengths = [len(rollout.prompt_token_ids) + rollout.response_len for rollout in rollouts]
+        for batch in plan_micro_batches(lengths, self._config.max_tokens_per_batch):
+            chosen = [rollouts[index] for index in batch.rows]
+            for index, rollout, values in zip(batch.rows, chosen, self._score_batch(chosen, payload), strict=True):
                 match payload:
                     case TeacherPayload.SAMPLED:
                         teacher = TeacherScores(sampled=values)
@@ -46,6 +49,12 @@ class HFTeacher:
                         teacher = TeacherScores(hidden_states=values)
                 scored[index] = ScoredRollout(rollout=rollout, teacher=teacher)
         return [item for item in scored if item is not None]
+
+    def score_reference(self, rollouts: Sequence[ScoredRollout]) -> list[ScoredRollout]:
+        """Return `rollouts` with this model's log-probabilities as those of the reference."""
+        scored = self.score([item.rollout for item in rollouts], TeacherPayload.SAMPLED)
+        sampled = [item.teacher and item.teacher.sampled for item in scored]
+        return [replace(item, reference_logprobs=logprobs) for item, logprobs in zip(rollouts, sampled, strict=True)]
 
     def head(self) -> Tensor:
         """Return the [V, D] matrix that turns this teacher's hidden states into logits, on the CPU."""
@@ -90,18 +99,6 @@ class HFTeacher:
         pieces = values.cpu().split([rollout.response_len for rollout in rollouts])
         # Copies: a view would take the whole batch along when it is sent to another process.
         return tuple(piece.clone() for piece in pieces)
-
-    def _batches(self, rollouts: Sequence[Rollout]) -> Iterator[list[int]]:
-        """Yield indices in batches of similar length, at most `max_tokens_per_batch` padded tokens each."""
-        lengths = [len(rollout.prompt_token_ids) + rollout.response_len for rollout in rollouts]
-        batch: list[int] = []
-        for index in sorted(range(len(rollouts)), key=lambda i: lengths[i]):
-            if batch and lengths[index] * (len(batch) + 1) > self._config.max_tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
 
 
 def _logprobs(output: PolicyOutput) -> Tensor:

@@ -7,6 +7,9 @@ import torch
 
 from effopd.types import TrainBatch
 
+_MAX_PADDING = 0.1
+_WORTHWHILE_TOKENS = 1024  # below this a pass costs about as much as its launch
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -20,22 +23,39 @@ class MicroBatch:
         return len(self.rows) * self.length
 
 
-def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[MicroBatch]:
-    """Return micro-batches that cover every row once, none larger than `max_tokens` padded tokens.
+def plan_micro_batches(
+    lengths: Sequence[int], max_tokens: int, chosen: Sequence[int] | None = None
+) -> list[MicroBatch]:
+    """Return micro-batches that cover every row, or every `chosen` row, once, none larger than `max_tokens` padded tokens.
 
     Rows of similar length go together, the longest first, so that a run that is going to exhaust the memory does so at
-    once. A row longer than the budget has a micro-batch of its own.
+    once. A row longer than the budget has a micro-batch of its own. A micro-batch ends early where the rows become so much
+    shorter that more than a tenth of it would be padding, unless it is small.
     """
     plan: list[MicroBatch] = []
     rows: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row], reverse=True):
-        if rows and (len(rows) + 1) * lengths[rows[0]] > max_tokens:
+    num_tokens = 0  # of `rows`
+    for row in sorted(range(len(lengths)) if chosen is None else chosen, key=lambda row: lengths[row], reverse=True):
+        num_padded = (len(rows) + 1) * lengths[rows[0]] if rows else 0
+        padding = num_padded - num_tokens - lengths[row]
+        is_wasteful = num_tokens >= _WORTHWHILE_TOKENS and padding > _MAX_PADDING * num_padded
+        if rows and (num_padded > max_tokens or is_wasteful):
             plan.append(MicroBatch(tuple(rows), lengths[rows[0]]))
-            rows = []
+            rows, num_tokens = [], 0
         rows.append(row)
+        num_tokens += lengths[row]
     if rows:
         plan.append(MicroBatch(tuple(rows), lengths[rows[0]]))
     return plan
+
+
+def split_rows(prompt_ids: Sequence[str], num_minibatches: int) -> list[list[int]]:
+    """Return the rows of each mini-batch, all rows of a prompt in one; prompts are dealt in turn."""
+    order = {prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(prompt_ids))}
+    minibatches: list[list[int]] = [[] for _ in range(num_minibatches)]
+    for row, prompt_id in enumerate(prompt_ids):
+        minibatches[order[prompt_id] % num_minibatches].append(row)
+    return minibatches
 
 
 def take_rows(batch: TrainBatch, micro_batch: MicroBatch, device: torch.device) -> TrainBatch:

@@ -78,6 +78,33 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
+class CriticModule(nn.Module):
+    """The decoder of `model` with a linear head that starts at zero: the value of every prefix."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        head = output_head(model)
+        self.decoder = model.get_decoder()
+        self.value_head = nn.Linear(head.in_features, 1, bias=True, dtype=head.weight.dtype)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, "B T"],
+        attention_mask: Bool[Tensor, "B T"],
+        response_mask: Bool[Tensor, "B T"],
+        compute: Callable[[Tensor], T],
+    ) -> T:
+        """Return `compute(values)`; `values[:, t]`, float32, belongs to the prefix before the token at t, [B, T].
+
+        Tensors that `compute` returns and that carry gradients must be in a tuple, list or dict.
+        """
+        hidden = self.decoder(input_ids=token_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        values = self.value_head(hidden[:, :-1]).squeeze(-1).float()
+        return compute(functional.pad(values, (1, 0)))
+
+
 class PolicyModule(nn.Module):
     """Wraps `model`; `chunk_tokens` bounds the tokens whose [tokens, V] logits exist at once."""
 

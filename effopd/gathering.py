@@ -1,0 +1,119 @@
+"""Everything that an update trains on: responses, and what teacher, reference and verifier say of them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from effopd.config.schema import RunConfig
+from effopd.errors import RolloutError
+from effopd.handles import as_scored
+from effopd.roles import Roles
+from effopd.seeds import derive_seed
+from effopd.types import AlgorithmNeeds, GenerateRequest, PolicyVersion, Prompt, RolloutHandle, RunState, ScoredHandle
+
+Rewards = dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """The batches of one update."""
+
+    rollouts: RolloutHandle
+    """Of the first batch, for people to read."""
+    batches: tuple[ScoredHandle, ...]
+    """One, unless dynamic sampling asked for more."""
+    num_generated_tokens: int
+    """Those of responses that are not trained on included."""
+    metrics: Mapping[str, float]
+
+
+def gather(config: RunConfig, roles: Roles, needs: AlgorithmNeeds, state: RunState, version: PolicyVersion) -> Gathered:
+    """Sample, from the weights `version`, and score what the update after `state` trains on.
+
+    With `algo.dynamic_sampling`, batches of prompts are drawn until `rollout.prompts_per_step` groups of responses differ
+    in their rewards, and only those are kept. Raises RolloutError when `algo.max_sampling_rounds` do not suffice.
+    """
+    is_dynamic = config.algo.dynamic_sampling
+    wanted = config.rollout.prompts_per_step
+    seen: set[str] = set()
+    all_rewards: Rewards = {}
+    kept: list[Rewards] = []
+    drawn: list[RolloutHandle] = []
+    while not drawn or (is_dynamic and _num_groups(kept) < wanted):
+        if len(drawn) == config.algo.max_sampling_rounds:
+            raise RolloutError(
+                f"step {state.step + 1}: {len(drawn)} batches of {wanted} prompts gave {_num_groups(kept)} groups whose "
+                f"responses differ in reward, of the {wanted} wanted: the task is too easy or too hard for the policy by "
+                "now; raise algo.max_sampling_rounds or rollout.samples_per_prompt, lower rollout.prompts_per_step, or set "
+                "algo.dynamic_sampling=false"
+            )
+        batch = roles.prompts.take(state.data_position + len(drawn), wanted)
+        prompts = [prompt for prompt in batch if prompt.prompt_id not in seen]
+        seen.update(prompt.prompt_id for prompt in prompts)
+        request = training_request(config, prompts, state.step, len(drawn))
+        drawn.append(roles.sampler.generate(request, version))
+        if needs.rewards and roles.verifier is not None:
+            rewards = _rewards(roles, drawn[-1], prompts)
+            all_rewards |= rewards
+            kept.append(_informative(rewards, wanted - _num_groups(kept)) if is_dynamic else rewards)
+
+    batches = []
+    for index, rollouts in enumerate(drawn):
+        scored = as_scored(rollouts)
+        if needs.teacher is not None:
+            assert roles.teacher is not None
+            scored = roles.teacher.score(rollouts, needs.teacher)
+        if needs.reference and roles.reference is not None:
+            scored = roles.reference.score_reference(scored)
+        batches.append(replace(scored, rewards=kept[index]) if kept else scored)
+    summaries = [summary for rollouts in drawn for summary in rollouts.summaries]
+    metrics = {
+        "response_len": sum(summary.response_len for summary in summaries) / len(summaries),
+        "truncated_fraction": sum(summary.is_truncated for summary in summaries) / len(summaries),
+    }
+    if all_rewards:
+        metrics["reward"] = sum(all_rewards.values()) / len(all_rewards)
+        metrics["informative_groups"] = _num_groups([_informative(all_rewards, None)]) / len(seen)
+    return Gathered(
+        rollouts=drawn[0],
+        batches=tuple(batches),
+        num_generated_tokens=sum(summary.response_len for summary in summaries),
+        metrics=metrics,
+    )
+
+
+def training_request(
+    config: RunConfig, prompts: Sequence[Prompt], step: int, sampling_round: int = 0
+) -> GenerateRequest:
+    """Return the request for the rollouts of the update that follows `step`."""
+    purpose = "rollout" if sampling_round == 0 else f"rollout, round {sampling_round}"
+    return GenerateRequest(
+        prompts=tuple(prompts),
+        num_samples=config.rollout.samples_per_prompt,
+        max_response_len=config.rollout.max_response_len,
+        temperature=1.0,
+        top_p=1.0,
+        seed=derive_seed(config.seed, purpose, step),
+    )
+
+
+def _rewards(roles: Roles, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Rewards:
+    assert roles.verifier is not None
+    with roles.tracker.phase("verify"):
+        rewards = roles.verifier.rewards(rollouts, prompts)
+    keys = [(summary.prompt_id, summary.sample_index) for summary in rollouts.summaries]
+    return dict(zip(keys, rewards, strict=True))
+
+
+def _informative(rewards: Rewards, max_groups: int | None) -> Rewards:
+    """Return the rewards of the first `max_groups` prompts whose responses do not all have the same one."""
+    groups: defaultdict[str, Rewards] = defaultdict(dict)
+    for key, reward in rewards.items():
+        groups[key[0]][key] = reward
+    informative = [group for group in groups.values() if not math.isclose(min(group.values()), max(group.values()))]
+    return {key: reward for group in informative[:max_groups] for key, reward in group.items()}
+
+
+def _num_groups(rewards: Sequence[Rewards]) -> int:
+    return len({prompt_id for batch in rewards for prompt_id, _ in batch})
