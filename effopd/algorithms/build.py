@@ -39,7 +39,7 @@ def build_algorithm(config: AlgoConfig, max_response_len: int) -> Algorithm:
     clipping = Clipping(low=config.clip_low, high=config.clip_high, dual=config.dual_clip)
     match config.name:
         case AlgorithmName.opd:
-            return OPD(clipping, config.importance_cap, config.reward_coef)
+            return OPD(clipping, config.importance_cap, config.reward_coef, config.teacher_scale)
         case AlgorithmName.opd_full:
             return FullVocabularyOPD()
         case AlgorithmName.grpo:

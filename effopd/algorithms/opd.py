@@ -9,6 +9,9 @@ printed text:
 3. The mean is over all response tokens of the step, on all ranks.
 
 With `reward_coef` the group-normalised reward of GRPO is added to the log-ratio: distillation and outcome in one advantage.
+With `teacher_scale` lambda other than 1 this is G-OPD (arXiv 2602.12125), whose optimum is proportional to
+reference * (teacher / reference)^lambda; lambda above 1 goes beyond the teacher (ExOPD). The reference is the student as it
+was before training. It has nothing to do with the anchor of weight extrapolation, which moves.
 """
 
 from dataclasses import dataclass
@@ -31,10 +34,14 @@ class OPD:
     importance_cap: float
     reward_coef: float = 0.0
     """Weight of the outcome's advantage beside the log-ratio, which is in nats; 0 asks no verifier."""
+    teacher_scale: float = 1.0
+    """Lambda of G-OPD; 1 asks no reference."""
 
     @property
     def needs(self) -> AlgorithmNeeds:
-        return AlgorithmNeeds(teacher=TeacherPayload.SAMPLED, rewards=self.reward_coef > 0)
+        return AlgorithmNeeds(
+            teacher=TeacherPayload.SAMPLED, rewards=self.reward_coef > 0, reference=self.teacher_scale != 1
+        )
 
     def prepare(self, batch: ScoredBatch) -> TrainBatch:
         """Return the batch to train on. Log-ratios need this step's log-probabilities and are formed in the loss."""
@@ -50,6 +57,7 @@ class OPD:
             rollout_logprobs=batch.rollout_logprobs,
             teacher_logprobs=batch.teacher_logprobs,
             old_logprobs=batch.old_logprobs,
+            reference_logprobs=batch.reference_logprobs,
             advantages=outcome,
         )
 
@@ -61,6 +69,10 @@ class OPD:
         logprobs, mask, num_tokens = output.logprobs, batch.response_mask, totals.num_tokens
         old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         advantages = -reverse_kl_k1(old_logprobs, batch.teacher_logprobs)
+        if self.teacher_scale != 1:
+            assert batch.reference_logprobs is not None, "algo.teacher_scale needs the reference's log-probabilities"
+            beyond = batch.teacher_logprobs - batch.reference_logprobs
+            advantages = advantages + (self.teacher_scale - 1) * beyond
         if batch.advantages is not None:
             advantages = advantages + self.reward_coef * batch.advantages
         per_token = self.clipping.loss(logprobs, old_logprobs, advantages)

@@ -30,7 +30,7 @@ REVERSE_KL_ALGORITHMS = frozenset({AlgorithmName.opd, AlgorithmName.opd_full})
 
 _CLIPPING = ("clip_low", "clip_high", "dual_clip", "importance_cap", "num_minibatches", "num_epochs")
 _READ_BY = {
-    AlgorithmName.opd: {*_CLIPPING, "reward_coef"},
+    AlgorithmName.opd: {*_CLIPPING, "reward_coef", "teacher_scale"},
     AlgorithmName.opd_full: {"num_minibatches", "num_epochs"},
     AlgorithmName.grpo: {*_CLIPPING, "kl_coef", "dynamic_sampling", "max_sampling_rounds"},
     AlgorithmName.dapo: {*_CLIPPING, "overlong_buffer", "dynamic_sampling", "max_sampling_rounds"},

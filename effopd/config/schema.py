@@ -105,6 +105,8 @@ class AlgoConfig:
     """Passes over the rollouts of a step."""
     reward_coef: float = 0.0
     """OPD: weight of the group-normalised outcome beside the log-ratio to the teacher."""
+    teacher_scale: float = 1.0
+    """OPD: lambda of G-OPD, how many times the step from the untrained student to the teacher is aimed at; 1.25 is ExOPD."""
     kl_coef: float = 0.0
     """PPO, GRPO: weight of the KL to the student as it was before training; 0 needs no such reference."""
     kl_in: KLPlacement = KLPlacement.loss
@@ -134,6 +136,7 @@ class AlgoConfig:
         for name in ("discount", "gae_lambda"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"algo.{name}", value, "must lie in [0, 1]", "use 1.0")
+        require(self.teacher_scale > 0, "algo.teacher_scale", self.teacher_scale, "must be positive", "use 1.0 for OPD")
         require(self.value_clip > 0, "algo.value_clip", self.value_clip, "must be positive", "try 0.2")
         require(self.critic_lr > 0, "algo.critic_lr", self.critic_lr, "must be positive", "try 1e-5")
 
