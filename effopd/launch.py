@@ -16,7 +16,7 @@ from effopd.config.register import write_config
 from effopd.config.schema import DebugMode, RunConfig, Runtime
 from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
-from effopd.errors import CheckpointError
+from effopd.errors import CheckpointError, ConfigError
 from effopd.gathering import gather
 from effopd.inputs import RunInputs, read_eval_prompts, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
@@ -231,6 +231,10 @@ def start_teacher(config: RunConfig, teacher: ModelFiles) -> Teacher:
 
 def record_rollouts(config: RunConfig, roles: Roles, production: Production, folder: Path) -> None:
     """Sample and score `num_steps` batches with the weights as they are, and write them down."""
+    if folder.exists():
+        raise ConfigError(
+            f"output_dir={folder.parent}: holds a recording already; give another folder, or remove {folder.name}/"
+        )
     needs, state = algorithm_needs(config), RunState()
     for step in range(config.num_steps):
         gathered = gather(config, roles, needs, state, PolicyVersion(step=0))

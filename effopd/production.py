@@ -84,7 +84,7 @@ def replay_production(
 ) -> Production:
     """Return a production whose sampler and teacher are the recording `debug.recorded`."""
     assert config.debug.recorded is not None, "config.check sees to it"
-    recording = ReplayedRollouts(Path(config.debug.recorded), config.learner.num_ranks)
+    recording = ReplayedRollouts(Path(config.debug.recorded), config.learner.num_ranks, algorithm_needs(config))
     return Production(
         sampler=recording,
         teacher=recording,

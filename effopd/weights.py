@@ -196,3 +196,20 @@ class SegmentReader:
             raise WeightSyncError(
                 f"the segment {self._path} has {len(self._bytes)} bytes, but the publication needs {num_bytes}"
             )
+
+
+class SegmentReaders:
+    """A reader for every segment that a sampler has met: learner ranks are replaced from run to run, samplers stay."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, SegmentReader] = {}
+
+    def verified(self, publication: Publication) -> SegmentReader:
+        """Return the reader of the publication's segment. Raises WeightSyncError unless it holds what was published."""
+        reader = self._readers.setdefault(publication.segment, SegmentReader(Path(publication.segment)))
+        reader.verify(publication)
+        return reader
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()

@@ -183,12 +183,12 @@ def controller_spec() -> ActorSpec:
 
 def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast) -> None:
     """Build every rank's engine, all together."""
-    (address,) = wait_for([cast.learners[0].free_address.remote()], "a learner rank")
+    (meeting_place,) = wait_for([cast.learners[0].meeting_place.remote()], "a learner rank")
     teacher_head: ray.ObjectRef[Tensor] | None = None
     if needs_teacher_head(config):
         teacher_head = cast.teachers[0].head.remote()  # goes from actor to actor
     setup = learner_setup(config, inputs)
-    wait_for([actor.begin.remote(setup, teacher_head, address) for actor in cast.learners], "a learner rank")
+    wait_for([actor.begin.remote(setup, teacher_head, meeting_place) for actor in cast.learners], "a learner rank")
 
 
 def _uses_gpus(config: RunConfig) -> bool:

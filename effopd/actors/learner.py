@@ -1,10 +1,10 @@
 """The learner: one actor per ZeRO rank, called together, none ever left waiting inside a collective."""
 
 import gc
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import ray
@@ -42,13 +42,11 @@ class LearnerActor:
         self._rank = rank
         self._world_size = world_size
         self._learner: DeepSpeedLearner | None = None
+        self._folder = TemporaryDirectory()  # stays as long as the process group may ask for it
 
-    def free_address(self) -> str:
-        """Return where this process could listen, for the ranks to meet."""
-        with socket.socket() as listener:
-            address = ray.util.get_node_ip_address()
-            listener.bind((address, 0))
-            return f"tcp://{address}:{listener.getsockname()[1]}"
+    def meeting_place(self) -> str:
+        """Return where the ranks can meet: a file, for all of them are on this machine, and a port would be open to others."""
+        return f"file://{self._folder.name}/rendezvous"
 
     def begin(self, setup: LearnerSetup, teacher_head: Tensor | None, init_method: str) -> None:
         # The old engine goes before the new one comes: two at once would need twice the memory.

@@ -18,8 +18,6 @@ from effopd.checkpoints.reading import (
     MANIFEST_NAME,
     STATE_NAME,
     Checkpoint,
-    best_checkpoint,
-    checkpoint_at,
     checkpoint_root,
     hash_file,
     latest_checkpoint,
@@ -82,14 +80,6 @@ class CheckpointStore:
     def latest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint; see `reading.latest_checkpoint`."""
         return latest_checkpoint(self._run_dir)
-
-    def best(self) -> Checkpoint | None:
-        """Return the checkpoint with the best score; see `reading.best_checkpoint`."""
-        return best_checkpoint(self._run_dir)
-
-    def at(self, step: int) -> Checkpoint:
-        """Return the checkpoint at `step`; see `reading.checkpoint_at`."""
-        return checkpoint_at(self._run_dir, step)
 
     def _put_in_place(self, temporary: Path, directory: Path) -> None:
         # A folder cannot be renamed over another that holds files. The old one is set aside under a name that

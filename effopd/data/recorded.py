@@ -15,6 +15,7 @@ from torch import Tensor
 from effopd.errors import DataError
 from effopd.handles import split_by_prompt, summarise
 from effopd.types import (
+    AlgorithmNeeds,
     FinishReason,
     GenerateRequest,
     PolicyVersion,
@@ -95,15 +96,18 @@ def load_recorded(folder: Path, step: int) -> list[ScoredRollout]:
 class ReplayedRollouts:
     """A sampler and a teacher that read a recording. They load no weights and sample nothing."""
 
-    def __init__(self, folder: Path, num_ranks: int) -> None:
+    def __init__(self, folder: Path, num_ranks: int, needs: AlgorithmNeeds) -> None:
         self._folder = folder
         self._num_ranks = num_ranks
+        self._needs = needs
 
     def load(self, publication: Publication) -> None:
         """Ignore new weights: what was sampled is on disk."""
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         scored = load_recorded(self._folder, version.step)
+        for item in scored:
+            self._check(item)
         by_rollout = {id(item.rollout): item for item in scored}
         parts = split_by_prompt([item.rollout for item in scored], self._num_ranks)
         return RolloutHandle(
@@ -111,6 +115,23 @@ class ReplayedRollouts:
             summaries=tuple(summary for part in parts for summary in summarise(part)),
             policy_version=version,
         )
+
+    def _check(self, item: ScoredRollout) -> None:
+        teacher = item.teacher or TeacherScores()
+        lacks = {
+            "the teacher's log-probabilities": self._needs.teacher is TeacherPayload.SAMPLED
+            and teacher.sampled is None,
+            "the teacher's hidden states": self._needs.teacher is TeacherPayload.HIDDEN_STATES
+            and teacher.hidden_states is None,
+            "rewards": self._needs.rewards and item.reward is None,
+            "the reference's log-probabilities": self._needs.reference and item.reference_logprobs is None,
+        }
+        missing = " and ".join(what for what, is_missing in lacks.items() if is_missing)
+        if missing:
+            raise DataError(
+                f"debug.recorded={self._folder}: the recording lacks {missing}, which this algorithm trains on; "
+                "record it with the same algo"
+            )
 
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return [item.rollout for (part,) in rollouts.parts for item in cast(list[ScoredRollout], part)][:num_rollouts]

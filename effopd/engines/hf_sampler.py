@@ -4,8 +4,6 @@ Its own decode loop instead of `generate`: every row has its own seed and limit,
 log-probability of each sampled token is kept.
 """
 
-from pathlib import Path
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +14,7 @@ from effopd.engines.policy_module import load_causal_lm
 from effopd.engines.sample_rows import SampleFormat, SampleRow, require_version
 from effopd.errors import WeightSyncError
 from effopd.types import GenerateRequest, PolicyVersion, Publication, Rollout
-from effopd.weights import SegmentReader
+from effopd.weights import SegmentReaders
 
 _COMPACT_BELOW = 0.75  # share of rows still running below which gathering the KV cache pays for itself
 
@@ -36,7 +34,7 @@ class HFSampler:
         torch.set_num_threads(config.num_threads)
         self._format = SampleFormat(model_path, max_model_len)
         self._version: PolicyVersion | None = None
-        self._readers: dict[str, SegmentReader] = {}
+        self._readers = SegmentReaders()
         self._max_num_seqs = config.max_num_seqs
         is_cuda = device is Device.cuda or (device is Device.auto and torch.cuda.is_available())
         self._device = torch.device("cuda" if is_cuda else "cpu")
@@ -58,10 +56,7 @@ class HFSampler:
                 its tensors are not those of the model (then none are).
 
         """
-        if publication.segment not in self._readers:
-            self._readers[publication.segment] = SegmentReader(Path(publication.segment))
-        reader = self._readers[publication.segment]
-        reader.verify(publication)
+        reader = self._readers.verified(publication)
         self._version = None
         # Tied weights are one parameter under several names; any of them will do.
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
@@ -106,8 +101,7 @@ class HFSampler:
 
     def close(self) -> None:
         """Forget the segment mappings."""
-        for reader in self._readers.values():
-            reader.close()
+        self._readers.close()
 
     @torch.inference_mode()
     def _sample(
@@ -174,7 +168,7 @@ def draw_tokens(
     """Return one token per row by inverting the distribution function at `noise`, which lies in (0, 1].
 
     One number decides a token, so a row's whole noise is known before the first step, and the rows of a batch do not share
-    a generator. Probabilities are float32: tokens less likely than 2^-24 are not drawn at their exact rate.
+    a generator. The sum runs in float64: in float32 the tail of a large vocabulary would drown in rounding.
 
     Args:
         logprobs: of the raw distribution.
@@ -185,6 +179,7 @@ def draw_tokens(
     """
     if temperature == 0:
         return logprobs.argmax(-1)
+    logprobs = logprobs.double()
     probabilities = logprobs.exp() if temperature == 1 else (logprobs / temperature).softmax(-1)
     if top_p < 1:
         descending, order = probabilities.sort(-1, descending=True)
@@ -198,7 +193,7 @@ def draw_tokens(
 
 def _row_noise(rows: list[SampleRow]) -> Float[Tensor, "rows R"]:
     """Return uniform numbers in (0, 1], each row's from its own seed. A longer limit extends a row and changes nothing."""
-    noise = torch.empty(len(rows), max(row.max_response_len for row in rows))
+    noise = torch.empty(len(rows), max(row.max_response_len for row in rows), dtype=torch.float64)
     generator = torch.Generator()
     for row, row_noise in zip(rows, noise, strict=True):
         row_noise.uniform_(generator=generator.manual_seed(row.seed))

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 
 import torch
 
@@ -17,7 +16,7 @@ from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.sample_rows import SampleFormat, SampleRow, require_version
 from effopd.errors import ConfigError, RolloutError, WeightSyncError
 from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout
-from effopd.weights import SegmentReader
+from effopd.weights import SegmentReaders
 
 
 class VLLMSampler:
@@ -32,7 +31,7 @@ class VLLMSampler:
     ) -> None:
         self._format = SampleFormat(model_path, max_model_len)
         self._version: PolicyVersion | None = None
-        self._readers: dict[str, SegmentReader] = {}
+        self._readers = SegmentReaders()
         _set_environment()
         from vllm import LLM  # noqa: PLC0415
         from vllm.platforms import current_platform  # noqa: PLC0415
@@ -85,9 +84,7 @@ class VLLMSampler:
                 its tensors are not those of the model (then none are).
 
         """
-        if publication.segment not in self._readers:
-            self._readers[publication.segment] = SegmentReader(Path(publication.segment))
-        self._readers[publication.segment].verify(publication)
+        self._readers.verified(publication)
         self._version = None
         try:
             self._llm.collective_rpc("start_weight_update")
@@ -121,8 +118,7 @@ class VLLMSampler:
         """Shut the engine down. The default process group survives, whoever made it."""
         with _process_group_kept():
             self._llm.llm_engine.engine_core.shutdown()
-        for reader in self._readers.values():
-            reader.close()
+        self._readers.close()
 
     def _sample(
         self, rows: list[SampleRow], temperature: float, top_p: float

@@ -12,7 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from effopd.checkpoints import store as store_module
-from effopd.checkpoints.reading import checkpoint_root, hash_file, list_checkpoints, verify_checkpoint
+from effopd.checkpoints.reading import (
+    best_checkpoint,
+    checkpoint_at,
+    checkpoint_root,
+    hash_file,
+    list_checkpoints,
+    verify_checkpoint,
+)
 from effopd.checkpoints.store import CheckpointStore, weights_hash
 from effopd.checkpoints.streaming import FileRecord
 from effopd.errors import CheckpointError
@@ -70,7 +77,7 @@ def test_a_record_from_the_writer_stands_for_reading_the_file_again(tmp_path):
 def test_a_run_without_checkpoints_has_no_latest_and_no_best(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=True)
     assert store.latest() is None
-    assert store.best() is None
+    assert best_checkpoint(tmp_path) is None
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -79,7 +86,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     for step, score in enumerate([0.2, 0.9, 0.9, None, 0.1, 0.3], start=1):
         save(store, step, score)
     assert steps(tmp_path) == [2, 5, 6]
-    best = store.best()
+    best = best_checkpoint(tmp_path)
     assert best is not None and best.state.step == 2
     assert json.loads((tmp_path / "checkpoints" / "best.json").read_text()) == {"step": 2, "score": 0.9}
 
@@ -89,7 +96,7 @@ def test_without_keep_best_the_best_of_those_kept_is_named(tmp_path):
     for step, score in enumerate([0.9, 0.2, 0.3], start=1):
         save(store, step, score)
     assert steps(tmp_path) == [2, 3]
-    best = store.best()
+    best = best_checkpoint(tmp_path)
     assert best is not None and best.state.step == 3
 
 
@@ -97,9 +104,9 @@ def test_a_step_that_is_not_there_is_named_with_those_that_are(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=2, keep_best=False)
     save(store, 1)
     save(store, 2)
-    assert store.at(1).state.step == 1
+    assert checkpoint_at(tmp_path, 1).state.step == 1
     with pytest.raises(CheckpointError, match="no checkpoint at step 7; there are: 1, 2"):
-        store.at(7)
+        checkpoint_at(tmp_path, 7)
 
 
 def truncate(path):
@@ -126,7 +133,7 @@ def test_a_damaged_file_sends_latest_to_the_previous_checkpoint(tmp_path, caplog
     assert name in found.skipped["step_000003"]
     assert "step_000003" in caplog.text and name in caplog.text
     with pytest.raises(CheckpointError, match=name):
-        store.at(3)
+        checkpoint_at(tmp_path, 3)
 
 
 def test_only_damaged_checkpoints_are_an_error_and_not_a_fresh_start(tmp_path):
@@ -149,7 +156,7 @@ def test_a_state_with_other_fields_is_refused(tmp_path):
         entry |= {"num_bytes": path.stat().st_size, "blake2b": hash_file(path)}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="exactly the fields"):
-        store.at(1)
+        checkpoint_at(tmp_path, 1)
 
 
 def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path):
@@ -169,7 +176,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
     save(store, 1, extra={"try": 1})
     save(store, 1, extra={"try": 2})
-    assert store.at(1).extra == {"try": 2}
+    assert checkpoint_at(tmp_path, 1).extra == {"try": 2}
     assert sorted(path.name for path in checkpoint_root(tmp_path).iterdir()) == ["step_000001"]
 
 
@@ -194,7 +201,7 @@ def test_checkpoints_after_the_one_resumed_from_go_with_the_next_save(tmp_path):
     assert found is not None and found.state.step == 2
     save(store, 3, 0.2)
     assert steps(tmp_path) == [2, 3]
-    best = store.best()
+    best = best_checkpoint(tmp_path)
     assert best is not None and best.state.step == 3
 
 
@@ -227,7 +234,7 @@ def test_a_removal_cut_short_leaves_no_checkpoint_with_files_missing(tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         save(store, 2)
     assert list(list_checkpoints(tmp_path)) == [2]
-    assert store.at(2).state.step == 2
+    assert checkpoint_at(tmp_path, 2).state.step == 2
 
 
 def save_forever(run_dir, first_step, report):
@@ -289,7 +296,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_latest_checkpoint(tmp_path):
             assert (found.directory / f"part_{part}.bin").read_bytes() == reached.to_bytes(4, "little") * 5_000
         for directory in list_checkpoints(tmp_path).values():
             verify_checkpoint(directory)
-        best = store.best()
+        best = best_checkpoint(tmp_path)
         assert best is None or best.extra == {"step": best.state.step}
     assert reached >= 40
 
