@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from effopd.accelerate import EffOPD
 from effopd.checkpoints.learner_state import save_learner
 from effopd.checkpoints.streaming import FileRecord
-from effopd.config.schema import DebugMode, RunConfig
+from effopd.config.schema import DataConfig, DebugMode, RunConfig
 from effopd.engines.build import SamplerEngine, build_learner, build_sampler
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.deepspeed_setup import resolve_device
@@ -31,7 +31,7 @@ from effopd.production import (
     uncharged,
 )
 from effopd.publishing import CheckedPublisher, canary_tolerance
-from effopd.rewards.verifier import VerifierFunction, load_verifier, verify_rollouts
+from effopd.rewards.pool import VerifierPool, items_of
 from effopd.types import (
     Displacement,
     GenerateRequest,
@@ -94,11 +94,14 @@ class LocalTeacher:
 
 
 class LocalVerifier:
-    def __init__(self, function: VerifierFunction) -> None:
-        self._function = function
+    def __init__(self, pool: VerifierPool) -> None:
+        self._pool = pool
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
-        return verify_rollouts(self._function, _rollouts(rollouts), {prompt.prompt_id: prompt for prompt in prompts})
+        return self._pool.scores(items_of(_rollouts(rollouts), {prompt.prompt_id: prompt for prompt in prompts}))
+
+    def close(self) -> None:
+        self._pool.close()
 
 
 class LocalLearner:
@@ -146,7 +149,9 @@ class LocalLearner:
 
 
 def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
-    """Start every role in this process."""
+    """Start every role in this process, and the verifier's workers beside it."""
+    # First, for what it refuses should be known before the engines have started.
+    verifier = start_verifier(config.data) if config.debug.mode != DebugMode.train_only else None
     setup = learner_setup(config, inputs)
     is_replay = config.debug.mode == DebugMode.train_only
     teacher_engine: HFTeacher | None = None
@@ -172,7 +177,6 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     sampler = LocalSampler(engine, phase)
     teacher = None if teacher_engine is None else LocalTeacher(teacher_engine, phase)
     reference = LocalTeacher(_frozen(config, inputs.student), phase) if needs.reference else None
-    verifier = None if config.data.verifier is None else LocalVerifier(load_verifier(config.data.verifier))
     publisher = CheckedPublisher(
         learner,
         sampler,
@@ -197,6 +201,8 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     def close() -> None:
         rank.close()
         engine.close()
+        if verifier is not None:
+            verifier.close()
         rendezvous.cleanup()
 
     return Production(
@@ -230,6 +236,7 @@ def build_local_sampler(
     config: RunConfig, student: ModelFiles
 ) -> tuple[LocalSampler, LocalVerifier | None, Callable[[], None]]:
     """Start a sampler with the student's own weights as version 0.0, and the verifier."""
+    verifier = start_verifier(config.data)
     engine = build_sampler(
         config.rollout,
         str(student.folder),
@@ -239,8 +246,22 @@ def build_local_sampler(
     )
     sampler = LocalSampler(engine, uncharged)
     load_static_weights(config, student, sampler)
-    verifier = None if config.data.verifier is None else LocalVerifier(load_verifier(config.data.verifier))
-    return sampler, verifier, engine.close
+
+    def close() -> None:
+        engine.close()
+        if verifier is not None:
+            verifier.close()
+
+    return sampler, verifier, close
+
+
+def start_verifier(config: DataConfig) -> LocalVerifier | None:
+    """Start the workers of `data.verifier`; None where there is none. Raises ConfigError when it cannot be imported."""
+    if config.verifier is None:
+        return None
+    pool = VerifierPool(config.verifier, config.verifier_workers, config.verifier_seconds)
+    pool.start()
+    return LocalVerifier(pool)
 
 
 def build_local_teacher(config: RunConfig, teacher: ModelFiles) -> LocalTeacher:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ SMALL = [
     "teacher.num_threads=1",
 ]
 LOCAL = [*SMALL, "cluster=local", "rollout=hf"]
+SLOW = "pool_verifiers:slow_sums"
 
 
 def effopd(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -121,6 +123,37 @@ def wait_for_row(path: Path, process: "subprocess.Popen[bytes]") -> None:
         assert process.poll() is None, "the run ended before its first step"
         time.sleep(0.1)
     raise AssertionError("no step within 300 s")
+
+
+def test_killing_verifier_workers_in_the_middle_of_answers_changes_nothing(uninterrupted: Path, tmp_path: Path) -> None:
+    log, run = tmp_path / "begun.jsonl", tmp_path / "run"
+    log.touch()
+    path = os.pathsep.join([str(Path(__file__).parent / "rewards"), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "effopd", "train", *LOCAL, "num_steps=4", f"output_dir={run}", f"data.verifier={SLOW}"],
+        env={**os.environ, "PYTHONPATH": path, "VERIFIER_LOG": str(log)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    killed: set[str] = set()
+    while process.poll() is None:
+        time.sleep(random.uniform(0.1, 0.3))
+        begun = rows(log)[-1:]
+        # No answer twice, for three deaths would be held against it.
+        for pid, *answer in [] if not begun or str(begun[0][1:]) in killed else begun:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(str(answer))
+    assert process.stderr is not None
+    assert process.returncode == 0, process.stderr.read().decode()
+    process.stderr.close()
+    # What was killed in the middle of an answer began that answer again.
+    num_answers = 16 * len(rows(run / "eval.jsonl")) + 8 * sum(
+        len(row["candidates"]) for row in rows(run / "extrapolation.jsonl")
+    )
+    assert len(rows(log)) > num_answers
+    assert final_hash(run) == final_hash(uninterrupted)
+    assert course(run) == course(uninterrupted)
 
 
 def test_recorded_rollouts_train_without_a_sampler(tmp_path: Path) -> None:

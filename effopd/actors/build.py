@@ -174,7 +174,8 @@ def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
 def verifier_specs(config: RunConfig) -> list[ActorSpec]:
     if config.data.verifier is None:
         return []
-    return [ActorSpec(name="verifier", actor_class=VerifierActor, arguments=(config.data.verifier,))]
+    arguments = (config.data.verifier, config.data.verifier_workers, config.data.verifier_seconds)
+    return [ActorSpec(name="verifier", actor_class=VerifierActor, arguments=arguments)]
 
 
 def controller_spec() -> ActorSpec:

@@ -167,6 +167,8 @@ def _verifier(config: RunConfig) -> Iterator[str]:
             yield f"{_shown(config, 'accelerate.gate', 'data.verifier')}: this gate scores answers; {example}"
         if config.eval.path is not None:
             yield f"{_shown(config, 'eval.path', 'data.verifier')}: an evaluation scores answers; {example}"
+        unread = ("data.verifier_workers", "data.verifier_seconds")
+        yield from _without_effect(config, unread, "with data.verifier=null", example)
     elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", verifier):
         yield f"{_shown(config, 'data.verifier')}: must have the form package.module:function; {example}"
 

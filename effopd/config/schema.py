@@ -382,8 +382,18 @@ class DataConfig:
     """Tokens; longer prompts are dropped and counted."""
     verifier: str | None = None
     """`package.module:function`, called as f(response, answer, metadata) -> float in [0, 1]."""
+    verifier_workers: int = 2
+    """Processes that call the verifier side by side."""
+    verifier_seconds: float = 10.0
+    """Wall-clock time for one answer; one that takes longer scores 0."""
 
     def __post_init__(self) -> None:
+        require(
+            self.verifier_workers >= 1, "data.verifier_workers", self.verifier_workers, "must be at least 1", "try 2"
+        )
+        require(
+            self.verifier_seconds > 0, "data.verifier_seconds", self.verifier_seconds, "must be positive", "try 10.0"
+        )
         require(self.max_prompt_len >= 1, "data.max_prompt_len", self.max_prompt_len, "must be at least 1", "try 512")
         require(
             self.num_rows is None or self.num_rows >= 1,

@@ -1,129 +1,152 @@
-"""Mathematical answers: exact match first, then math-verify in worker processes that are killed on overrun.
+"""The verifier of mathematical answers: the same text, else the same number, else the same thing to math-verify.
 
-math-verify parses hostile strings with sympy: it can hang, and its own time-outs need the main thread. So it runs in
-processes of its own; an answer that overruns counts as wrong and costs its worker its life.
+math-verify parses hostile strings with sympy and may hang or take all memory, and its own time limits need SIGALRM.
+They are off: this module runs in the workers of `effopd.rewards.pool`, which ends those that overrun. What math-verify gets
+wrong about plain things (units, percentages, words, number bases, short decimals) is settled before it is asked.
 """
 
-import atexit
-import json
+import logging
 import re
-import select
-import subprocess
-import sys
+import resource
 from collections.abc import Mapping
 from fractions import Fraction
 
-SECONDS_PER_ANSWER = 10.0
-SECONDS_TO_START = 120.0
+import sympy
 
-_BOXED = "\\boxed"
-_MAX_DIGITS = 1000  # Python refuses to read integers of more than 4,300 digits
-_NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(/\d+)?$", re.ASCII)
+from effopd.rewards.final_answer import extract_final_answer
+from effopd.rewards.math_numbers import is_rounded, numbers_equal, read_number
+from effopd.rewards.math_text import (
+    as_gold,
+    choice_letter,
+    chosen_letter,
+    compact,
+    split_unit,
+    tidy,
+    units_clash,
+    unwrapped,
+    words,
+)
+
+try:
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse
+    from math_verify import verify as is_same_expression
+except ImportError as error:
+    raise ImportError(f"{error}; install effopd with its `math` extra") from error
+
+MAX_BYTES = 4 * 2**30
+"""Address space of a worker: 9^9^9^9 would take all there is within seconds."""
+
+MAX_CHARS = 2000
+"""No answer is longer; a response that loses itself on one line may be, and would take the parser minutes."""
+
+_LATEX = LatexExtractionConfig(
+    boxed_match_priority=0,
+    normalization_config=NormalizationConfig(
+        basic_latex=True,
+        units=False,  # it takes variables for units: 2t for 2
+        malformed_operators=True,
+        nits=True,
+        boxed="last",
+        equations=False,
+    ),
+)
+_MEMBERSHIP = re.compile(r"[a-zA-Z]\s*\\in(?![a-zA-Z])\s*(?=[(\[\\])")
+_BARE_LOG = re.compile(r"\\log(?![a-zA-Z]|\s*_)")
+_DIGITS = 30
+
+
+def start_worker() -> None:
+    """Prepare a worker process: bound its memory, and let the parser build its tables."""
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    _is_same("x+1", "1+x")
 
 
 def verify(response: str, answer: str, metadata: Mapping[str, object]) -> float:
-    """Return 1.0 when the response's final answer equals `answer`, else 0.0. Never raises on a response.
-
-    The final answer is the content of the last `\\boxed{}`, else what follows the last `#### `, else the last line.
-    """
+    """Return 1.0 when the final answer of the response is `answer`, else 0.0. Never raises on a response."""
     final = extract_final_answer(response)
-    if final is None:
+    if final is None or len(final) > MAX_CHARS:
         return 0.0
-    if _normalise(final) == _normalise(answer):
-        return 1.0
-    given, wanted = _as_number(final), _as_number(answer)
-    if given is not None and wanted is not None:
-        return float(given == wanted)
-    return _WORKER.verify(answer, final)
+    return float(is_equal(as_gold(answer), tidy(final)))
 
 
-def extract_final_answer(response: str) -> str | None:
-    """Return the text of the final answer, or None when there is none or its braces never close."""
-    start = response.rfind(_BOXED)
-    if start >= 0:
-        return _braced(response, start + len(_BOXED))
-    if "#### " in response:
-        return response.rsplit("#### ", 1)[1].split("\n", 1)[0].strip() or None
-    lines = response.strip().splitlines()
-    return lines[-1].strip() or None if lines else None
+def is_equal(gold: str, given: str) -> bool:
+    """Return whether two tidy answers are the same. They are not interchangeable: `gold` says what is asked for.
+
+    Units, degree signs, percent signs and number bases may be left out on either side, but two different ones are two
+    different answers. Letters of choice and words are compared as such, without regard to case.
+    """
+    if compact(gold) == compact(given):
+        return compact(gold) != ""
+    if choice_letter(gold) is not None and choice_letter(gold) == chosen_letter(given):
+        return True
+    if words(gold) is not None or words(given) is not None:
+        return words(gold) == _as_words(given)
+    (gold_value, gold_unit), (given_value, given_unit) = split_unit(_bare(gold)), split_unit(_bare(given))
+    if units_clash(gold_unit, given_unit):
+        return False
+    wanted, got = read_number(compact(gold_value)), read_number(compact(given_value))
+    if wanted is None or got is None:
+        return _is_same(gold_value, given_value) or _is_same_with_natural_log(gold_value, given_value)
+    texts = (compact(gold_value), compact(given_value))
+    return numbers_equal(wanted, got, texts) or _is_percentage_of(wanted, gold_unit, got, given_unit)
 
 
-def _braced(text: str, position: int) -> str | None:
-    """Return what stands between the brace at `position` (spaces allowed before it) and its partner."""
-    rest = text[position:].lstrip()
-    if not rest.startswith("{"):
-        return None
-    depth = 0
-    for index, character in enumerate(rest):
-        if character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return rest[1:index].strip() or None
-    return None
+def _bare(text: str) -> str:
+    """Return the answer without `x \\in`, and without a `\\text{...}` around all of it."""
+    text = _MEMBERSHIP.sub("", text, count=1) if _MEMBERSHIP.match(text) else text
+    return unwrapped(text) if re.fullmatch(r"\\(?:text|textbf|mbox|mathrm)\s*\{[^{}]*\}", text) else text
 
 
-def _normalise(text: str) -> str:
-    return re.sub(r"\s+", "", text).strip("$").rstrip(".")
+def _as_words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W\d_]+", unwrapped(text).lower())) if not re.search(r"\d", text) else text
 
 
-def _as_number(text: str) -> Fraction | None:
-    compact = _normalise(text)
-    if len(compact) > _MAX_DIGITS or not _NUMBER.match(compact) or compact.endswith("/0"):
-        return None
-    numerator, _, denominator = compact.replace(",", "").partition("/")
-    value = Fraction(numerator)
-    if not denominator:
-        return value
-    return value / Fraction(denominator) if Fraction(denominator) else None
+def _is_percentage_of(wanted: Fraction, gold_unit: str | None, got: Fraction, given_unit: str | None) -> bool:
+    """Return whether one side says as a percentage what the other says as a share: 50% and 0.5."""
+    if "percent" not in (gold_unit, given_unit) or gold_unit == given_unit:
+        return False
+    return wanted == 100 * got if gold_unit == "percent" else got == 100 * wanted
 
 
-class _Worker:
-    """One process with math-verify in it, started at first use and again after it was killed."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        atexit.register(self._kill)
-
-    def verify(self, gold: str, given: str) -> float:
-        process = self._start()
-        reply = _ask(process, json.dumps([gold, given]), SECONDS_PER_ANSWER)
-        if reply is None:
-            self._kill()
-            return 0.0
-        return float(reply == "true")
-
-    def _start(self) -> "subprocess.Popen[str]":
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "effopd.rewards.math_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                bufsize=1,
-            )
-            if _ask(self._process, json.dumps(["1", "1"]), SECONDS_TO_START) != "true":
-                self._kill()
-                raise RuntimeError("the math-verify worker did not start; install effopd with its `math` extra")
-        return self._process
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
-def _ask(process: "subprocess.Popen[str]", line: str, seconds: float) -> str | None:
-    """Return the worker's one-line reply, or None when it overran or died."""
-    assert process.stdin is not None and process.stdout is not None
+def _is_same(gold: str, given: str) -> bool:
+    """Return whether math-verify takes two LaTeX answers for the same; anything that fails to parse is not."""
     try:
-        process.stdin.write(line + "\n")
-    except BrokenPipeError:
-        return None
-    is_readable, _, _ = select.select([process.stdout], [], [], seconds)
-    return process.stdout.readline().strip() or None if is_readable else None
+        expected, found = _parsed(gold), _parsed(given)
+        decimal = read_number(compact(given)) if "." in given else None
+        if decimal is not None and expected and all(_is_number(expression) for expression in expected):
+            return any(_is_decimal_of(_evaluated(expression), decimal, compact(given)) for expression in expected)
+        return bool(is_same_expression(expected, found, allow_set_relation_comp=True, timeout_seconds=None))
+    except Exception:  # a parser fed hostile text may raise anything, and all of it means "not the same"
+        return False
 
 
-_WORKER = _Worker()
+def _is_same_with_natural_log(gold: str, given: str) -> bool:
+    """Compare again with a bare `\\log`, which math-verify takes to base 10, as `\\ln` when the other side writes that."""
+    if ("\\ln" in gold) == ("\\ln" in given) or ("\\ln" not in gold + given):
+        return False
+    return _is_same(_BARE_LOG.sub(r"\\ln", gold), _BARE_LOG.sub(r"\\ln", given))
+
+
+def _parsed(text: str) -> list:
+    return parse(
+        f"\\boxed{{{text}}}",
+        extraction_config=[_LATEX],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]  (None is how its own documentation turns it off)
+    )
+
+
+def _is_number(expression: object) -> bool:
+    return isinstance(expression, sympy.Expr) and expression.is_number and bool(expression.is_real)
+
+
+def _evaluated(expression: sympy.Expr) -> Fraction:
+    """Return the value to 30 digits."""
+    return Fraction(str(sympy.N(expression, _DIGITS)))
+
+
+def _is_decimal_of(exact: Fraction, decimal: Fraction, text: str) -> bool:
+    return abs(exact - decimal) <= abs(exact) / 10 ** (_DIGITS - 5) or is_rounded(exact, text)

@@ -438,7 +438,7 @@ def test_closing_vllm_spares_the_process_group_of_a_learner(world):
 def test_a_token_is_the_inverse_of_the_distribution_function():
     # Cumulative 0.25, 0.25, 0.75, 1: noise up to 0.25 is token 0, up to 0.75 token 2, up to 1 token 3; token 1 never.
     logprobs = torch.tensor([0.25, 0.0, 0.5, 0.25]).log().expand(7, -1)
-    noise = torch.tensor([2.0**-24, 0.25, 0.26, 0.5, 0.75, 0.76, 1.0])
+    noise = torch.tensor([2.0**-24, 0.2499, 0.2501, 0.5, 0.7499, 0.7501, 1.0])
     assert draw_tokens(logprobs, noise, 1.0, 1.0).tolist() == [0, 0, 2, 2, 2, 3, 3]
 
 

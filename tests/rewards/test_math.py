@@ -1,7 +1,45 @@
+"""Mathematical answers, judged where they are judged in a run: in the workers of a pool."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from effopd.rewards import math as math_rewards
-from effopd.rewards.math import extract_final_answer, verify
+from effopd.rewards.final_answer import extract_final_answer
+from effopd.rewards.pool import VerifierPool
+
+MATH = "effopd.rewards.math:verify"
+CASES = [json.loads(line) for line in Path(__file__).with_name("math_cases.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerifierPool]:
+    # Enough for the slowest fair case, which takes a fifth of a second; the endless ones take all of it.
+    with VerifierPool(MATH, 2, 3.0) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def scores(pool: VerifierPool) -> dict[str, float]:
+    found = pool.scores([(case["response"], case["answer"], {"prompt_id": case["what"]}) for case in CASES])
+    return {case["what"]: score for case, score in zip(CASES, found, strict=True)}
+
+
+def test_there_are_enough_cases_and_each_has_a_name_of_its_own() -> None:
+    assert len({case["what"] for case in CASES}) == len(CASES) >= 200
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["what"] for case in CASES])
+def test_an_answer_is_judged_as_mathematics(case: dict, scores: dict[str, float]) -> None:
+    assert scores[case["what"]] == case["expected"], f"{case['response'][:200]!r} against {case['answer']!r}"
+
+
+def test_an_answer_that_never_ends_scores_0_and_the_next_one_is_judged(pool: VerifierPool) -> None:
+    num_overruns = pool.num_overruns
+    endless, fair = ("\\boxed{9^{9^{9^9}}}", "x+1", {}), ("\\boxed{x+y}", "y+x", {})
+    assert pool.scores([endless, fair]) == [0.0, 1.0]
+    assert pool.num_overruns == num_overruns + 1
 
 
 @pytest.mark.parametrize(
@@ -10,11 +48,15 @@ from effopd.rewards.math import extract_final_answer, verify
         ("so \\boxed{42}.", "42"),
         ("\\boxed{1} then \\boxed{2}", "2"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{\\{1\\}}", "\\{1\\}"),
         ("\\boxed {7}", "7"),
+        ("\\boxed 7.", "7"),
         ("work\n#### 72", "72"),
         ("line\nlast line", "last line"),
+        ("line\nThe answer is: 7", "7"),
         ("\\boxed{never closed", None),
         ("\\boxed{}", None),
+        ("<think>\\boxed{7}", None),
         ("", None),
     ],
 )
@@ -22,33 +64,3 @@ def test_the_final_answer_is_the_last_box_then_the_hashes_then_the_last_line(
     response: str, expected: str | None
 ) -> None:
     assert extract_final_answer(response) == expected
-
-
-@pytest.mark.parametrize(
-    ("response", "answer", "score"),
-    [
-        ("\\boxed{46}", "46", 1.0),
-        ("\\boxed{46.0}", "46", 1.0),
-        ("\\boxed{1,234}", "1234", 1.0),
-        ("\\boxed{3/4}", "0.75", 1.0),
-        ("\\boxed{47}", "46", 0.0),
-        ("\\boxed{1/0}", "46", 0.0),
-        ("\\boxed{\\frac{1}{2}}", "0.5", 1.0),
-        ("\\boxed{x^2+1}", "1+x^2", 1.0),
-        ("\\boxed{\\{1,2\\}}", "\\{2,1\\}", 1.0),
-        ("\\boxed{(2,1)}", "(1,2)", 0.0),
-        ("\\boxed{٤٦}", "47", 0.0),
-        ("", "46", 0.0),
-        ("1" * 5000, "46", 0.0),
-        ("\\boxed{" + "7" * 5000 + "}", "7", 0.0),
-    ],
-)
-def test_answers_are_compared_as_mathematics(response: str, answer: str, score: float) -> None:
-    assert verify(response, answer, {}) == score
-
-
-def test_an_answer_that_never_ends_counts_as_wrong_and_the_next_one_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(math_rewards, "SECONDS_PER_ANSWER", 1.0)
-    assert verify("\\boxed{9^{9^{9^9}}}", "x", {}) == 0.0
-    monkeypatch.undo()
-    assert verify("\\boxed{x+y}", "y+x", {}) == 1.0
