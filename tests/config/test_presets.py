@@ -88,12 +88,25 @@ def test_an_acceleration_preset_is_what_its_source_says(preset, gate, accept, mo
     assert (settings.num_prompts, settings.samples_per_prompt) == (50, 1)
 
 
-def test_the_toy_experiments_differ_only_in_name_and_acceleration():
-    plain, gated, printed = (
-        asdict(train_config(f"experiment={name}")) for name in ("toy_opd", "toy_effopd", "toy_effopd_paper")
-    )
-    for other in (gated, printed):
+@pytest.mark.parametrize(
+    ("plain_name", "others"),
+    [("toy_opd", ("toy_effopd", "toy_effopd_paper")), ("demo_opd", ("demo_paper", "demo_kl_gated"))],
+)
+def test_runs_to_be_compared_differ_only_in_name_and_acceleration(plain_name, others):
+    plain = asdict(train_config(f"experiment={plain_name}"))
+    for name in others:
+        other = asdict(train_config(f"experiment={name}"))
         assert {key for key in plain if plain[key] != other[key]} == {"name", "accelerate"}
+
+
+@pytest.mark.parametrize("name", ["toy_ppo", "toy_grpo", "toy_dapo"])
+def test_the_rl_experiments_differ_from_opd_only_in_what_makes_the_algorithm(name):
+    opd, other = asdict(train_config("experiment=toy_opd")), asdict(train_config(f"experiment={name}"))
+    assert {key for key in opd if opd[key] != other[key]} - {"rollout"} == {"name", "algo", "teacher"}
+    group = {"prompts_per_step", "samples_per_prompt"}
+    assert {key for key in opd["rollout"] if opd["rollout"][key] != other["rollout"][key]} <= group
+    assert other["rollout"]["prompts_per_step"] * other["rollout"]["samples_per_prompt"] == 512
+    assert other["algo"]["num_minibatches"] == opd["algo"]["num_minibatches"]
 
 
 def test_the_evaluation_follows_the_data_unless_it_is_chosen():
