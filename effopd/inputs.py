@@ -1,12 +1,17 @@
 """What a run reads before anything starts: model folders, tokenizers, prompts. Everything a person can get wrong in files
 is found here, while no actor is running."""
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from effopd.config.check import needs_teacher
+from effopd.config.evaluation import EvalSet, evaluation_sets
 from effopd.config.keys import MISSING
 from effopd.config.schema import GateKind, RunConfig
-from effopd.data.prompts import hold_out, load_prompts
+from effopd.data.contamination import EvaluationIndex
+from effopd.data.prompts import Decontamination, PromptRendering, hold_out, load_prompts
+from effopd.data.report import DataRecord, data_fingerprint
 from effopd.models import resolve_model_path
 from effopd.preflight import ModelFiles, check_pair, check_student, read_model_files
 from effopd.publishing import num_canaries
@@ -20,11 +25,25 @@ class RunInputs:
     student: ModelFiles
     teacher: ModelFiles | None
     """None where nothing needs a teacher."""
-    train_prompts: tuple[Prompt, ...]
+    train_prompts: Sequence[Prompt]
     gate_prompts: tuple[Prompt, ...]
     """Held out of `train_prompts`; empty for plain OPD."""
-    eval_prompts: tuple[Prompt, ...]
+    eval_sets: Mapping[str, "EvalSetPrompts"]
+    """By name; empty when nothing is evaluated."""
     canary_prompts: tuple[Prompt, ...]
+    data_records: Mapping[str, DataRecord]
+    """What was read, by `data` or the name of the evaluation set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSetPrompts:
+    """One evaluation set, read."""
+
+    settings: EvalSet
+    prompts: tuple[Prompt, ...]
+    questions: tuple[str, ...]
+    """What is asked, without suffix and template, to hold training questions against."""
+    record: DataRecord
 
 
 def read_inputs(config: RunConfig) -> RunInputs:
@@ -38,9 +57,23 @@ def read_inputs(config: RunConfig) -> RunInputs:
     else:
         check_student(student, config)
 
-    prompts = load_prompts(
-        config.data, student.tokenizer, path=config.data.path, split=config.data.split, num_rows=config.data.num_rows
+    eval_sets = read_eval_sets(config, student)
+    loaded = load_prompts(
+        config.data,
+        PromptRendering(
+            tokenizer=student.tokenizer,
+            apply_chat_template=config.data.apply_chat_template,
+            enable_thinking=config.data.enable_thinking,
+        ),
+        section="data",
+        stream_above=config.data.stream_above_rows,
+        decontamination=Decontamination(
+            index=EvaluationIndex({name: one.questions for name, one in eval_sets.items()}),
+            policy=config.data.contamination,
+        ),
     )
+    prompts = loaded.prompts
+    record = DataRecord(report=loaded.report, fingerprint=data_fingerprint(prompts))
     gate_prompts: tuple[Prompt, ...] = ()
     if config.accelerate.gate != GateKind.none:
         gate_prompts, prompts = hold_out(prompts, config.accelerate.num_prompts, config.seed)
@@ -49,17 +82,35 @@ def read_inputs(config: RunConfig) -> RunInputs:
         teacher=teacher,
         train_prompts=prompts,
         gate_prompts=gate_prompts,
-        eval_prompts=read_eval_prompts(config, student),
-        canary_prompts=prompts[: num_canaries(config.rollout.num_samplers)],
+        eval_sets=eval_sets,
+        canary_prompts=tuple(prompts[: num_canaries(config.rollout.num_samplers)]),
+        data_records={"data": record, **{name: one.record for name, one in eval_sets.items()}},
     )
 
 
-def read_eval_prompts(config: RunConfig, student: ModelFiles) -> tuple[Prompt, ...]:
-    """Return the evaluation prompts; none when `eval.path` is null."""
-    if config.eval.path is None:
-        return ()
-    return load_prompts(
-        config.data, student.tokenizer, path=config.eval.path, split=config.eval.split, num_rows=config.eval.num_rows
+def read_eval_sets(config: RunConfig, student: ModelFiles) -> dict[str, EvalSetPrompts]:
+    """Read every evaluation set; none when the configuration has none."""
+    return {name: _read_eval_set(config, settings, student) for name, settings in evaluation_sets(config).items()}
+
+
+def _read_eval_set(config: RunConfig, settings: EvalSet, student: ModelFiles) -> EvalSetPrompts:
+    loaded = load_prompts(
+        settings.source,
+        PromptRendering(
+            tokenizer=student.tokenizer,
+            apply_chat_template=settings.apply_chat_template,
+            enable_thinking=config.data.enable_thinking,
+        ),
+        section=settings.section,
+        stream_above=sys.maxsize,  # every evaluation asks all of them at once
+        keep_questions=True,
+    )
+    prompts = tuple(loaded.prompts)
+    return EvalSetPrompts(
+        settings=settings,
+        prompts=prompts,
+        questions=loaded.questions,
+        record=DataRecord(report=loaded.report, fingerprint=data_fingerprint(prompts)),
     )
 
 

@@ -11,14 +11,16 @@ from typing import cast
 from rich.console import Console
 
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
+from effopd.config.evaluation import evaluation_sets
 from effopd.config.keys import MISSING
 from effopd.config.register import write_config
 from effopd.config.schema import DebugMode, RunConfig, Runtime
 from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
+from effopd.data.report import check_unchanged, write_records
 from effopd.errors import CheckpointError, ConfigError
 from effopd.gathering import gather
-from effopd.inputs import RunInputs, read_eval_prompts, read_eval_teacher, read_inputs, read_student
+from effopd.inputs import EvalSetPrompts, RunInputs, read_eval_sets, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
 from effopd.preflight import ModelFiles
 from effopd.production import Phase, Production, algorithm_needs, build_evaluator, evaluation_request
@@ -30,7 +32,7 @@ from effopd.roles import Roles, Sampler, Teacher, Verifier
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update
 from effopd.train import train as run_training
-from effopd.types import GenerateRequest, PolicyVersion, RunState
+from effopd.types import PolicyVersion, RunState
 
 CONFIG_NAME = "config.yaml"
 RECORDED_NAME = "recorded"
@@ -42,6 +44,8 @@ def train(config: RunConfig) -> None:
     """Run `effopd train`. Raises EffOPDError with one message for the person who typed it."""
     inputs = read_inputs(config)
     run_dir = run_folder(config)
+    if config.resume is not None:
+        check_unchanged(run_dir, inputs.data_records)
     store = CheckpointStore(run_dir, config.checkpoint.keep_last, config.checkpoint.keep_best)
     checkpoint = resume_point(config, store)
     ledger = Ledger()
@@ -51,6 +55,7 @@ def train(config: RunConfig) -> None:
         discard_records_after(run_dir, -1)
     tracker = RunTracker(run_dir, config, resumed=checkpoint and checkpoint.state, ledger=ledger)
     write_config(config, run_dir / CONFIG_NAME)
+    write_records(run_dir, inputs.data_records)
     try:
         production = start(config, inputs, tracker.phase)
         try:
@@ -64,15 +69,14 @@ def train(config: RunConfig) -> None:
 def evaluate(config: RunConfig) -> None:
     """Run `effopd eval`: score the model in `model.path` and write what `result_files` says into the run folder."""
     # Engines are sized for what is asked of them, which here is the evaluation alone.
-    response_len = config.eval.max_response_len or config.rollout.max_response_len
+    response_len = max(one.max_response_len for one in evaluation_sets(config).values())
     config = replace(config, rollout=replace(config.rollout, max_response_len=response_len))
     student = read_student(config)
     teacher = read_eval_teacher(config, student)
-    assert config.eval.path is not None, "config.build sees to an evaluation set"
-    requests = {config.eval.path: evaluation_request(config, read_eval_prompts(config, student))}
+    prompts = read_eval_sets(config, student)
     run_dir = run_folder(config)
     run_dir.mkdir(parents=True, exist_ok=True)
-    sets = judge_sets(config, student, teacher, requests)
+    sets = judge_sets(config, student, teacher, prompts)
     results = evaluate_sets(sets)
     write_results(run_dir, evaluation_manifest(config), sets, results)
     # Soft-wrapped: a narrow terminal, or a log file, gets whole rows.
@@ -82,18 +86,19 @@ def evaluate(config: RunConfig) -> None:
 
 
 def judge_sets(
-    config: RunConfig, student: ModelFiles, teacher: ModelFiles | None, requests: Mapping[str, GenerateRequest]
+    config: RunConfig, student: ModelFiles, teacher: ModelFiles | None, sets: Mapping[str, EvalSetPrompts]
 ) -> dict[str, SetInput]:
     """Sample and judge every set, the samplers first and the teacher after they have stopped, so that one GPU is enough."""
-    assert config.data.verifier is not None, "config.check sees to a verifier"
-    extract_answer = answer_extractor(config.data.verifier)
-    sampler, verifier, close = start_sampler(config, student)
-    assert verifier is not None, "there is one for data.verifier"
+    sampler, verifiers, close = start_sampler(config, student)
     try:
-        judged = {
-            name: sample_set(sampler, verifier, request, PolicyVersion(step=0), extract_answer)
-            for name, request in requests.items()
-        }
+        judged = {}
+        for name, one in sets.items():
+            verifier = one.settings.verifier
+            assert verifier is not None, "config.check sees to a verifier"
+            request = evaluation_request(one, config.seed)
+            judged[name] = sample_set(
+                sampler, verifiers[verifier], request, PolicyVersion(step=0), answer_extractor(verifier)
+            )
     finally:
         close()
     if teacher is None:
@@ -133,10 +138,10 @@ def play(
         sampler=production.sampler,
         teacher=production.teacher,
         reference=production.reference,
-        verifier=production.verifier,
+        verifier=None if config.data.verifier is None else production.verifiers.get(config.data.verifier),
         learner=production.learner,
         publisher=production.publisher,
-        evaluator=build_evaluator(config, production.sampler, production.verifier, inputs.eval_prompts),
+        evaluator=build_evaluator(config, production.sampler, production.verifiers, inputs.eval_sets),
         accelerator=production.accelerator,
         tracker=tracker,
     )
@@ -201,8 +206,8 @@ def start(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
             return build_ray(config, inputs, session_for(config.cluster), phase)
 
 
-def start_sampler(config: RunConfig, student: ModelFiles) -> tuple[Sampler, Verifier | None, Callable[[], None]]:
-    """Start samplers and verifier alone, holding the student's own weights as version 0.0; also return how to stop."""
+def start_sampler(config: RunConfig, student: ModelFiles) -> tuple[Sampler, Mapping[str, Verifier], Callable[[], None]]:
+    """Start samplers and verifiers alone, holding the student's own weights as version 0.0; also return how to stop."""
     match config.cluster.runtime:
         case Runtime.local:
             from effopd.local import build_local_sampler  # noqa: PLC0415

@@ -3,7 +3,7 @@
 There is one sampler, one learner rank and one part to every handle, and a part is the list itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,8 @@ from typing import Protocol, cast
 from effopd.accelerate import EffOPD
 from effopd.checkpoints.learner_state import save_learner
 from effopd.checkpoints.streaming import FileRecord
-from effopd.config.schema import DataConfig, DebugMode, RunConfig
+from effopd.config.evaluation import verifier_names
+from effopd.config.schema import DebugMode, RunConfig
 from effopd.engines.build import SamplerEngine, build_learner, build_sampler
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.deepspeed_setup import resolve_device
@@ -151,7 +152,7 @@ class LocalLearner:
 def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
     """Start every role in this process, and the verifier's workers beside it."""
     # First, for what it refuses should be known before the engines have started.
-    verifier = start_verifier(config.data) if config.debug.mode != DebugMode.train_only else None
+    verifiers = start_verifiers(config) if config.debug.mode != DebugMode.train_only else {}
     setup = learner_setup(config, inputs)
     is_replay = config.debug.mode == DebugMode.train_only
     teacher_engine: HFTeacher | None = None
@@ -191,7 +192,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         sampler=sampler,
         teacher=teacher,
         publisher=publisher,
-        verifier=verifier,
+        verifier=None if config.data.verifier is None else verifiers[config.data.verifier],
         gate_prompts=inputs.gate_prompts,
         max_response_len=config.rollout.max_response_len,
         seed=config.seed,
@@ -201,7 +202,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     def close() -> None:
         rank.close()
         engine.close()
-        if verifier is not None:
+        for verifier in verifiers.values():
             verifier.close()
         rendezvous.cleanup()
 
@@ -211,7 +212,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         reference=reference,
         learner=learner,
         publisher=publisher,
-        verifier=verifier,
+        verifiers=verifiers,
         accelerator=accelerator,
         save_learner=learner.save,
         load_learner=learner.load,
@@ -234,9 +235,9 @@ def _frozen(config: RunConfig, files: ModelFiles) -> HFTeacher:
 
 def build_local_sampler(
     config: RunConfig, student: ModelFiles
-) -> tuple[LocalSampler, LocalVerifier | None, Callable[[], None]]:
-    """Start a sampler with the student's own weights as version 0.0, and the verifier."""
-    verifier = start_verifier(config.data)
+) -> tuple[LocalSampler, Mapping[str, LocalVerifier], Callable[[], None]]:
+    """Start a sampler with the student's own weights as version 0.0, and the verifiers."""
+    verifiers = start_verifiers(config)
     engine = build_sampler(
         config.rollout,
         str(student.folder),
@@ -249,19 +250,23 @@ def build_local_sampler(
 
     def close() -> None:
         engine.close()
-        if verifier is not None:
+        for verifier in verifiers.values():
             verifier.close()
 
-    return sampler, verifier, close
+    return sampler, verifiers, close
 
 
-def start_verifier(config: DataConfig) -> LocalVerifier | None:
-    """Start the workers of `data.verifier`; None where there is none. Raises ConfigError when it cannot be imported."""
-    if config.verifier is None:
-        return None
-    pool = VerifierPool(config.verifier, config.verifier_workers, config.verifier_seconds)
-    pool.start()
-    return LocalVerifier(pool)
+def start_verifiers(config: RunConfig) -> dict[str, LocalVerifier]:
+    """Start the workers of every verifier that training and evaluation need, by name of the verifier.
+
+    Raises ConfigError when one cannot be imported.
+    """
+    verifiers = {}
+    for name in verifier_names(config):
+        pool = VerifierPool(name, config.data.verifier_workers, config.data.verifier_seconds)
+        pool.start()
+        verifiers[name] = LocalVerifier(pool)
+    return verifiers
 
 
 def build_local_teacher(config: RunConfig, teacher: ModelFiles) -> LocalTeacher:

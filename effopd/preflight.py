@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from effopd.config.check import longest_response, needed_model_len
+from effopd.config.evaluation import evaluation_sets, longest_sequence
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError
 from effopd.models import end_token_ids
@@ -50,7 +50,7 @@ def read_model_files(key: str, folder: Path, chat_template: str | None) -> Model
 
 def max_model_len(config: RunConfig) -> int:
     """Return how many tokens of prompt and response an engine must hold."""
-    return config.rollout.max_model_len or needed_model_len(config)
+    return config.rollout.max_model_len or longest_sequence(config).num_tokens
 
 
 def check_student(student: ModelFiles, config: RunConfig) -> None:
@@ -99,20 +99,27 @@ def _vocabulary_problems(student: ModelFiles, teacher: ModelFiles) -> list[str]:
 
 
 def _template_problems(student: ModelFiles, config: RunConfig) -> list[str]:
-    if config.data.apply_chat_template and student.tokenizer.chat_template is None:
-        return [
-            f"data.apply_chat_template=true: the tokenizer of {student.key} has no chat template; "
-            "set it to false or give one as model.chat_template=FILE"
-        ]
-    return []
+    if student.tokenizer.chat_template is not None:
+        return []
+    if config.data.apply_chat_template:
+        key = "data.apply_chat_template"
+    elif any(one.apply_chat_template for one in evaluation_sets(config).values()):
+        key = "eval.apply_chat_template"
+    else:
+        return []
+    return [
+        f"{key}=true: the tokenizer of {student.key} has no chat template; "
+        "set it to false or give one as model.chat_template=FILE"
+    ]
 
 
 def _length_problems(files: ModelFiles, config: RunConfig) -> list[str]:
     needed = max_model_len(config)
     if files.max_positions is not None and files.max_positions < needed:
+        longest = longest_sequence(config)
         return [
-            f"{files.key}={files.folder.name}: holds {files.max_positions} positions; data.max_prompt_len plus "
-            f"{longest_response(config)} (or rollout.max_model_len) ask for {needed}; lower them"
+            f"{files.key}={files.folder.name}: holds {files.max_positions} positions; {longest.prompt_len_key} plus "
+            f"{longest.response_len_key} (or rollout.max_model_len) ask for {needed}; lower them"
         ]
     return []
 

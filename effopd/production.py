@@ -1,6 +1,6 @@
 """The running parts of a run, whichever runtime they live in, and the shape in which `launch.py` wants them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from effopd.config.schema import GateKind, RunConfig
 from effopd.data.recorded import NothingToPublish, ReplayedRollouts
 from effopd.engines.build import LearnerSetup
 from effopd.engines.static_weights import stage_folder
-from effopd.evaluate import SamplingEvaluator
-from effopd.inputs import RunInputs
+from effopd.evaluate import EvaluationSet, SamplingEvaluator
+from effopd.inputs import EvalSetPrompts, RunInputs
 from effopd.preflight import ModelFiles
 from effopd.roles import Accelerator, Learner, Publisher, Reference, Sampler, Teacher, Verifier
 from effopd.seeds import derive_seed
-from effopd.types import AlgorithmNeeds, GenerateRequest, Prompt, ScoredHandle, ScoredRollout, TeacherPayload
+from effopd.types import AlgorithmNeeds, GenerateRequest, ScoredHandle, ScoredRollout, TeacherPayload
 from effopd.weights import shared_memory_folder
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -39,7 +39,8 @@ class Production:
     reference: Reference | None
     learner: Learner
     publisher: Publisher
-    verifier: Verifier | None
+    verifiers: Mapping[str, Verifier]
+    """By the name that the settings give them."""
     accelerator: Accelerator
     save_learner: Callable[[Path], Iterable[FileRecord]]
     load_learner: Callable[[Path], None]
@@ -91,7 +92,7 @@ def replay_production(
         reference=None,
         learner=learner,
         publisher=NothingToPublish(),
-        verifier=None,
+        verifiers={},
         accelerator=NoAcceleration(),
         save_learner=save_learner,
         load_learner=load_learner,
@@ -111,29 +112,35 @@ def load_static_weights(config: RunConfig, student: ModelFiles, sampler: Sampler
 
 
 def build_evaluator(
-    config: RunConfig, sampler: Sampler, verifier: Verifier | None, prompts: tuple[Prompt, ...]
+    config: RunConfig, sampler: Sampler, verifiers: Mapping[str, Verifier], sets: Mapping[str, EvalSetPrompts]
 ) -> SamplingEvaluator | None:
-    if verifier is None or not prompts:
+    """Return the evaluator of `sets`, None when there are none or when nothing is there to score them."""
+    if not verifiers or not sets:
         return None
-    return SamplingEvaluator(
-        sampler,
-        verifier,
-        prompts,
-        samples_per_prompt=config.eval.samples_per_prompt,
-        temperature=config.eval.temperature,
-        top_p=config.eval.top_p,
-        max_response_len=config.eval.max_response_len or config.rollout.max_response_len,
-        seed=config.seed,
-    )
+    evaluation_sets = []
+    for name, one in sets.items():
+        assert one.settings.verifier is not None, "config.check sees to it"
+        evaluation_sets.append(
+            EvaluationSet(
+                name=name,
+                prompts=one.prompts,
+                verifier=verifiers[one.settings.verifier],
+                samples_per_prompt=one.settings.samples_per_prompt,
+                temperature=one.settings.temperature,
+                top_p=one.settings.top_p,
+                max_response_len=one.settings.max_response_len,
+            )
+        )
+    return SamplingEvaluator(sampler, evaluation_sets, seed=config.seed)
 
 
-def evaluation_request(config: RunConfig, prompts: tuple[Prompt, ...]) -> GenerateRequest:
+def evaluation_request(one: EvalSetPrompts, seed: int) -> GenerateRequest:
     """Return what `effopd eval` samples: the very responses that a run of the same seed is scored on at step 0."""
     return GenerateRequest(
-        prompts=prompts,
-        num_samples=config.eval.samples_per_prompt,
-        max_response_len=config.eval.max_response_len or config.rollout.max_response_len,
-        temperature=config.eval.temperature,
-        top_p=config.eval.top_p,
-        seed=derive_seed(config.seed, "evaluate", 0),
+        prompts=one.prompts,
+        num_samples=one.settings.samples_per_prompt,
+        max_response_len=one.settings.max_response_len,
+        temperature=one.settings.temperature,
+        top_p=one.settings.top_p,
+        seed=derive_seed(seed, "evaluate", 0),
     )

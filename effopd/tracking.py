@@ -3,7 +3,7 @@
 | file | one row or file per | holds |
 |---|---|---|
 | `metrics.jsonl` | optimizer step | metrics, tokens, verifier calls, seconds per phase |
-| `eval.jsonl` | evaluation | score, standard error, smoothed score, per-prompt outcomes |
+| `eval.jsonl` | evaluation | score, standard error, smoothed score, score per set, per-prompt outcomes |
 | `extrapolation.jsonl` | trigger | every candidate with its gate score per prompt |
 | `rollouts/step_NNNNNN.parquet` | sampled step | a few responses, for people to read |
 | `versions.json` | start of a process | versions, platform, source, command line |
@@ -198,6 +198,7 @@ class RunTracker:
                 },
                 "calls": self._costs.calls(),
                 "seconds": {"total_training": state.seconds},
+                "per_set": report.per_set,
                 "per_prompt": report.per_prompt,
             }
         )
@@ -210,6 +211,7 @@ class RunTracker:
                 "ema_score": self._ema_score,
                 "mean_response_len": report.mean_response_len,
                 "truncation_rate": report.truncation_rate,
+                **{f"score/{name}": score for name, score in report.per_set.items() if len(report.per_set) > 1},
             },
         )
         self._console.say(eval_line(report, self._ema_score))

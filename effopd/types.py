@@ -392,12 +392,14 @@ class EvalReport:
 
     step: int
     score: float
-    """Mean verifier score over prompts and samples, in [0, 1]."""
+    """Mean verifier score over prompts and samples, in [0, 1]; with several sets, the mean over sets of that."""
     standard_error: float
     mean_response_len: float
     truncation_rate: float
     num_generated_tokens: int
     per_prompt: Mapping[str, float]
+    per_set: Mapping[str, float] = field(default_factory=dict)
+    """The score of every evaluation set by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from effopd.checkpoints.reading import latest_checkpoint, weights_hash
+from effopd.toy.tasks import problems
 
 SMALL = [
     "experiment=toy_effopd",
@@ -88,6 +89,40 @@ def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
     effopd_ok("train", f"resume={run}", "num_steps=4")
     assert final_hash(run) == final_hash(uninterrupted)
     assert course(run) == course(uninterrupted)
+
+
+def test_a_run_whose_data_changed_is_not_resumed(tmp_path: Path) -> None:
+    data, run = tmp_path / "sums.jsonl", tmp_path / "run"
+    lines = [json.dumps({"prompt": p.prompt, "answer": p.answer}) + "\n" for p in problems("sums", "train", 40, 0)]
+    data.write_text("".join(lines))
+    settings = [setting for setting in LOCAL if not setting.startswith(("data.", "accelerate."))]
+    effopd_ok("train", *settings, f"data.path={data}", "accelerate=none", "num_steps=1", f"output_dir={run}")
+    assert json.loads((run / "data.json").read_text())["data"]["num_prompts"] == 40
+    data.write_text("".join(lines[1:]))
+    refused = effopd("train", f"resume={run}", "num_steps=2")
+    assert refused.returncode != 0
+    assert f"data.path={data}: gives 39 prompts, not the 40 that the run began with" in refused.stderr
+    data.write_text("".join(lines))
+    effopd_ok("train", f"resume={run}", "num_steps=2")
+
+
+def test_two_evaluation_sets_with_two_verifiers_are_scored_and_averaged(tmp_path: Path) -> None:
+    sums = ["path=toy:sums", "num_rows=16", "max_prompt_len=16"]
+    # The model of sums never saw a program; its answers are wrong, and judged by their own verifier.
+    programs = ["path=toy:programs", "num_rows=4", "max_prompt_len=16", "samples_per_prompt=3"]
+    two_sets = [
+        "eval.path=null",
+        *(f"+eval.sets.sums.{setting}" for setting in sums),
+        *(f"+eval.sets.programs.{setting}" for setting in (*programs, "verifier=effopd.toy.verify:programs")),
+    ]
+    settings = [setting for setting in LOCAL if not setting.startswith(("eval.", "accelerate."))]
+    run = tmp_path / "run"
+    effopd_ok("train", *settings, *two_sets, "accelerate=none", "num_steps=1", f"output_dir={run}")
+    for row in rows(run / "eval.jsonl"):
+        assert set(row["per_set"]) == {"sums", "programs"}
+        assert row["per_set"]["sums"] > 0
+        assert row["score"] == pytest.approx((row["per_set"]["sums"] + row["per_set"]["programs"]) / 2)
+        assert len(row["per_prompt"]) == 16 + 4
 
 
 def test_kill_9_at_a_random_moment_and_resume_gives_the_same_weights(tmp_path: Path) -> None:

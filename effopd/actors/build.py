@@ -1,6 +1,6 @@
 """The cast of a run on Ray: which actors there are, and the production they make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ray
 from torch import Tensor
@@ -13,6 +13,7 @@ from effopd.actors.sampler import RaySampler, SamplerActor
 from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
+from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, Device, RunConfig
 from effopd.handles import to_train_on
 from effopd.inputs import RunInputs
@@ -53,11 +54,12 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
         teachers=tuple(actors[spec.name] for spec in specs if spec.name.startswith("teacher")),
         references=tuple(actors[spec.name] for spec in specs if spec.name.startswith("reference")),
         learners=tuple(actors[spec.name] for spec in specs if spec.actor_class is LearnerActor),
-        verifier=next((actors[spec.name] for spec in specs if spec.actor_class is VerifierActor), None),
+        verifier=None if config.data.verifier is None else actors.get(verifier_actor_name(config.data.verifier)),
     )
+    verifier_actors = [actors[spec.name] for spec in specs if spec.actor_class is VerifierActor]
     # Small processes first: what they refuse is known before the engines have started.
-    if cast.verifier is not None:
-        wait_until_ready([cast.verifier], "the verifier")
+    if verifier_actors:
+        wait_until_ready(verifier_actors, "the verifier")
     wait_until_ready(list(cast.teachers), "the teacher")
     wait_until_ready(list(cast.references), "the reference")
     begin_learners(config, inputs, cast)
@@ -93,7 +95,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
             tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
             phase=phase,
         ),
-        verifier=cast.verifier_role(),
+        verifiers={name: RayVerifier(actors[verifier_actor_name(name)]) for name in verifier_names(config)},
         accelerator=accelerator,
         save_learner=accelerator.save,
         load_learner=learner.load,
@@ -104,16 +106,16 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
 
 def build_ray_sampler(
     config: RunConfig, student: ModelFiles, session: RaySession
-) -> tuple[RaySampler, RayVerifier | None, Callable[[], None]]:
-    """Start samplers with the student's own weights as version 0.0, and the verifier."""
+) -> tuple[RaySampler, Mapping[str, RayVerifier], Callable[[], None]]:
+    """Start samplers with the student's own weights as version 0.0, and the verifiers."""
     gpus = 1 if _uses_gpus(config) else 0
     samplers, verifiers = sampler_specs(config, student, gpus), verifier_specs(config)
     actors = session.have([*samplers, *verifiers])
     wait_until_ready(list(actors.values()), "a sampler or the verifier")
     sampler = RaySampler([actors[spec.name] for spec in samplers], 1, uncharged)
     load_static_weights(config, student, sampler)
-    verifier = RayVerifier(actors[verifiers[0].name]) if verifiers else None
-    return sampler, verifier, lambda: None
+    roles = {name: RayVerifier(actors[verifier_actor_name(name)]) for name in verifier_names(config)}
+    return sampler, roles, lambda: None
 
 
 def build_ray_teacher(config: RunConfig, teacher: ModelFiles, session: RaySession) -> RayTeacher:
@@ -172,10 +174,15 @@ def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
 
 
 def verifier_specs(config: RunConfig) -> list[ActorSpec]:
-    if config.data.verifier is None:
-        return []
-    arguments = (config.data.verifier, config.data.verifier_workers, config.data.verifier_seconds)
-    return [ActorSpec(name="verifier", actor_class=VerifierActor, arguments=arguments)]
+    settings = (config.data.verifier_workers, config.data.verifier_seconds)
+    return [
+        ActorSpec(name=verifier_actor_name(name), actor_class=VerifierActor, arguments=(name, *settings))
+        for name in verifier_names(config)
+    ]
+
+
+def verifier_actor_name(verifier: str) -> str:
+    return f"verifier {verifier}"
 
 
 def controller_spec() -> ActorSpec:

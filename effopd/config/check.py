@@ -4,13 +4,14 @@ Single values are checked by the dataclasses of `schema.py`. What cannot be know
 itself is not checked here. Standard library only.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 
-from effopd.config.keys import MISSING, nearest, written
+from effopd.config.check_data import TOY_TASKS, data_violations, is_local, toy_hint
+from effopd.config.evaluation import evaluation_sets, longest_sequence
+from effopd.config.keys import MISSING, written
 from effopd.config.schema import (
     AlgorithmName,
     DebugMode,
@@ -22,7 +23,6 @@ from effopd.config.schema import (
 )
 from effopd.errors import ConfigError
 
-TOY_TASKS = ("programs", "sums")
 TOY_MODELS = tuple(f"{task}_{stage}" for task in TOY_TASKS for stage in ("base", "teacher"))
 
 # The algorithms whose objective is the reverse KL to the teacher, which is all that the KL gate measures.
@@ -62,8 +62,7 @@ def training_violations(config: RunConfig) -> list[str]:
         *_run(config),
         *_teacher(config),
         *_models(config, ("model.path", "teacher.path") if config.teacher.path != MISSING else ("model.path",)),
-        *_data(config, ("data.path", "eval.path")),
-        *_verifier(config),
+        *data_violations(config, is_training=True),
         *_lengths(config),
         *_learner(config),
         *_algorithm(config),
@@ -81,8 +80,7 @@ def evaluation_violations(config: RunConfig) -> list[str]:
     return [
         *_models(config, ("model.path", "teacher.path") if has_teacher else ("model.path",)),
         *(_eval_teacher(config) if has_teacher else ()),
-        *_data(config, ("eval.path",)),
-        *_verifier(config),
+        *data_violations(config, is_training=False),
         *_lengths(config),
         *_rollout(config),
         *_cluster(config),
@@ -113,8 +111,8 @@ def _models(config: RunConfig, keys: Iterable[str]) -> Iterator[str]:
             name = path.removeprefix("toy:")
             if name not in TOY_MODELS:
                 names = ", ".join(f"toy:{choice}" for choice in TOY_MODELS)
-                yield f"{_shown(config, key)}: no such toy model{_toy(name, TOY_MODELS)}; choose from {names}"
-        elif _is_local(path) and not (Path(path) / "config.json").is_file():
+                yield f"{_shown(config, key)}: no such toy model{toy_hint(name, TOY_MODELS)}; choose from {names}"
+        elif is_local(path) and not (Path(path) / "config.json").is_file():
             what = "has no config.json" if Path(path).is_dir() else "is no folder"
             yield f"{_shown(config, key)}: {what}; give a Hugging Face model folder"
     template = config.model.chat_template
@@ -122,84 +120,32 @@ def _models(config: RunConfig, keys: Iterable[str]) -> Iterator[str]:
         yield f"{_shown(config, 'model.chat_template')}: no such file; give a Jinja file"
 
 
-def _data(config: RunConfig, keys: Iterable[str]) -> Iterator[str]:
-    for key in keys:
-        path = attrgetter(key)(config)
-        if path is None:
-            continue
-        is_toy, is_local = path.startswith("toy:"), _is_local(path)
-        if is_toy and path.removeprefix("toy:") not in TOY_TASKS:
-            names = ", ".join(f"toy:{task}" for task in TOY_TASKS)
-            hint = _toy(path.removeprefix("toy:"), TOY_TASKS)
-            yield f"{_shown(config, key)}: no such toy task{hint}; choose from {names}"
-        elif is_local and not Path(path).is_file():
-            yield f"{_shown(config, key)}: no such file; give a JSONL or parquet file"
-        if is_toy or is_local:
-            split = f"{key.removesuffix('.path')}.split"
-            yield from _without_effect(config, [split], f"with {_shown(config, key)}", "only hub data sets have splits")
-    if not config.data.apply_chat_template:
-        reason = "with data.apply_chat_template=false"
-        unread = ("data.enable_thinking", "model.chat_template")
-        yield from _without_effect(config, unread, reason, "add data.apply_chat_template=true")
-    yield from _answer_pattern(config)
-
-
-def _answer_pattern(config: RunConfig) -> Iterator[str]:
-    pattern = config.data.answer_pattern
-    if pattern is None:
-        return
-    if config.data.answer_column is None:
-        yield f"{_shown(config, 'data.answer_pattern')}: has no effect without a column to search; set data.answer_column"
-    try:
-        num_groups = re.compile(pattern).groups
-    except re.error as error:
-        yield f"{_shown(config, 'data.answer_pattern')}: not a regular expression ({error}); correct it"
-        return
-    if num_groups == 0:
-        yield f"{_shown(config, 'data.answer_pattern')}: must have a group, which is the answer; put (...) around it"
-
-
-def _verifier(config: RunConfig) -> Iterator[str]:
-    verifier = config.data.verifier
-    example = "give one such as effopd.rewards.math:verify"
-    if verifier is None:
-        if config.accelerate.gate is GateKind.accuracy:
-            yield f"{_shown(config, 'accelerate.gate', 'data.verifier')}: this gate scores answers; {example}"
-        if config.eval.path is not None:
-            yield f"{_shown(config, 'eval.path', 'data.verifier')}: an evaluation scores answers; {example}"
-        unread = ("data.verifier_workers", "data.verifier_seconds")
-        yield from _without_effect(config, unread, "with data.verifier=null", example)
-    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", verifier):
-        yield f"{_shown(config, 'data.verifier')}: must have the form package.module:function; {example}"
-
-
-def longest_response(config: RunConfig) -> str:
-    """The setting that names the longest response an engine must write."""
-    lengths = {"rollout.max_response_len": config.rollout.max_response_len}
-    if config.eval.path is not None and config.eval.max_response_len is not None:
-        lengths["eval.max_response_len"] = config.eval.max_response_len
-    return max(lengths, key=lambda key: lengths[key])
-
-
-def needed_model_len(config: RunConfig) -> int:
-    """Tokens of prompt and response that an engine must hold."""
-    return config.data.max_prompt_len + attrgetter(longest_response(config))(config)
-
-
 def _eval_teacher(config: RunConfig) -> Iterator[str]:
-    if config.eval.temperature != 1 or config.eval.top_p != 1:
-        keys = _shown(config, "teacher.path", "eval.temperature", "eval.top_p")
-        yield (
-            f"{keys}: the reverse KL is estimated on the student's own samples, drawn at temperature 1 and top-p 1; "
-            "set both to 1, or leave out the teacher"
-        )
+    for one in evaluation_sets(config).values():
+        if one.temperature != 1 or one.top_p != 1:
+            yield (
+                f"{_shown(config, 'teacher.path')} and {one.section}.temperature={one.temperature} and "
+                f"{one.section}.top_p={one.top_p}: the reverse KL is estimated on the student's own samples, drawn at "
+                "temperature 1 and top-p 1; set both to 1, or leave out the teacher"
+            )
 
 
 def _lengths(config: RunConfig) -> Iterator[str]:
-    held, needed = config.rollout.max_model_len, needed_model_len(config)
-    if held is not None and held < needed:
-        keys = _shown(config, "rollout.max_model_len", "data.max_prompt_len", longest_response(config))
-        yield f"{keys}: an engine must hold prompt and response, {needed} tokens; set rollout.max_model_len={needed}"
+    held, longest = config.rollout.max_model_len, longest_sequence(config)
+    if held is not None and held < longest.num_tokens:
+        parts = f"{_value(config, longest.prompt_len_key)} and {_value(config, longest.response_len_key)}"
+        yield (
+            f"{_shown(config, 'rollout.max_model_len')} and {parts}: an engine must hold prompt and response, "
+            f"{longest.num_tokens} tokens; set rollout.max_model_len={longest.num_tokens}"
+        )
+
+
+def _value(config: RunConfig, key: str) -> str:
+    """`key=value`, also for a setting of a named evaluation set."""
+    section, _, name = key.rpartition(".")
+    if not section.startswith("eval.sets."):
+        return _shown(config, key)
+    return f"{key}={written(getattr(config.eval.sets[section.split('.')[2]], name))}"
 
 
 def _learner(config: RunConfig) -> Iterator[str]:
@@ -290,9 +236,6 @@ def _rollout(config: RunConfig) -> Iterator[str]:
         names = ("tensor_parallel_size", "kv_cache_gib", "gpu_memory_utilization", "enforce_eager")
         keys = [f"rollout.{name}" for name in names]
         yield from _without_effect(config, keys, "with rollout.engine=hf", "use rollout=vllm or leave it out")
-    if config.eval.temperature == 0 and config.eval.samples_per_prompt > 1:
-        keys = _shown(config, "eval.temperature", "eval.samples_per_prompt")
-        yield f"{keys}: greedy samples of one prompt are all the same; set eval.samples_per_prompt=1"
 
 
 def _cluster(config: RunConfig) -> Iterator[str]:
@@ -325,16 +268,6 @@ def _debug(config: RunConfig) -> Iterator[str]:
         yield "debug.mode=train_only: has nothing to replay; give debug.recorded=<output_dir>/recorded of another run"
     elif not Path(recorded).is_dir():
         yield f"{_shown(config, 'debug.recorded')}: no such folder; give <output_dir>/recorded of a debug=rollout_only run"
-    if config.eval.path is not None:
-        yield f"{_shown(config, 'debug.mode', 'eval.path')}: no sampler starts, so nothing can be evaluated; add eval=none"
-
-
-def _toy(name: str, choices: Iterable[str]) -> str:
-    """The hint of `nearest`, in names as they are typed."""
-    return nearest(name, choices).replace("mean ", "mean toy:")
-
-
-def _is_local(path: str) -> bool:
-    """Whether a path can only mean this machine: a hub name has at most one slash and no such beginning or ending."""
-    has_local_shape = path.startswith(("/", "./", "../")) or path.count("/") > 1
-    return has_local_shape or path.endswith((".jsonl", ".parquet")) or Path(path).exists()
+    if sets := list(evaluation_sets(config).values()):
+        keys = f"{_shown(config, 'debug.mode')} and {sets[0].section}.path={sets[0].source.path}"
+        yield f"{keys}: no sampler starts, so nothing can be evaluated; add eval=none"

@@ -100,8 +100,9 @@ def _resumed_tree(run: Path, changes: dict[str, object]) -> dict[str, object]:
 
 def _require_choice(configs: Configs, tree: dict[str, object], sections: Sequence[str], verb: str) -> None:
     """Raise ConfigError if nothing at all was chosen, which is how a first try looks."""
-    paths = [section["path"] for name in sections if isinstance(section := tree[name], dict)]
-    if all(path in (None, MISSING) for path in paths):
+    chosen = [section for name in sections if isinstance(section := tree[name], dict)]
+    paths = [section["path"] for section in chosen if not section.get("sets")]
+    if len(paths) == len(chosen) and all(path in (None, MISSING) for path in paths):
         experiments = ", ".join(configs.choices()["experiment"])
         given = ", ".join(f"{name}.path=" for name in sections)
         raise ConfigError(f"nothing to {verb}: choose experiment=<one of {experiments}>, or give {given}")

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Union, get_args, get_origin, get_type_hints
 
-from effopd.config.schema import RunConfig
+from effopd.config.schema import EvalSetConfig, RunConfig
 
 MISSING = "???"
 """The value of a setting that has no default and was not given; Hydra's own mark."""
@@ -22,17 +22,32 @@ def _flatten(section: type, prefix: str) -> Iterable[tuple[str, object]]:
     hints = get_type_hints(section)
     for entry in fields(section):
         hint = hints[entry.name]
+        key = f"{prefix}{entry.name}"
         if isinstance(hint, type) and is_dataclass(hint):
-            yield from _flatten(hint, f"{prefix}{entry.name}.")
-        else:
-            yield f"{prefix}{entry.name}", hint
+            yield from _flatten(hint, f"{key}.")
+        elif key != EVAL_SETS:
+            yield key, hint
 
+
+EVAL_SETS = "eval.sets"
+"""The one section whose members have names of the user's: `eval.sets.<name>.<setting>`."""
 
 SETTINGS: dict[str, object] = dict(_flatten(RunConfig, ""))
-"""Every dotted key, e.g. `learner.lr`, and its annotation."""
+"""Every dotted key, e.g. `learner.lr`, and its annotation, but for those of named evaluation sets."""
+
+EVAL_SET_SETTINGS: dict[str, object] = dict(_flatten(EvalSetConfig, ""))
+"""The settings of one evaluation set, e.g. `path`, and their annotations."""
 
 SECTIONS: frozenset[str] = frozenset(key.partition(".")[0] for key in SETTINGS if "." in key)
 """The names before the dot, e.g. `learner`."""
+
+
+def hint_of(key: str) -> object | None:
+    """The annotation of a setting, also of `eval.sets.<name>.<setting>`; None if there is no such setting."""
+    parts = key.split(".")
+    if len(parts) == 4 and key.startswith(f"{EVAL_SETS}."):
+        return EVAL_SET_SETTINGS.get(parts[3])
+    return SETTINGS.get(key)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -46,6 +61,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
     """What to say of a key that is no setting. `groups` are further names that may stand before `=`."""
+    if key == EVAL_SETS or key.startswith(f"{EVAL_SETS}."):
+        return _unknown_eval_set_key(key)
     if key in SECTIONS:
         examples = [name for name in SETTINGS if name.startswith(f"{key}.")][:3]
         return f"{key} is a group of settings, not one setting; set {', '.join(examples)}, ..."
@@ -62,6 +79,20 @@ def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
     return f"unknown key {key}; {section} has {', '.join(members)}"
 
 
+def _unknown_eval_set_key(key: str) -> str:
+    parts = key.split(".")
+    if len(parts) < 4:
+        name = parts[2] if len(parts) == 3 else "<name>"
+        return f"{key} is a group of settings, not one setting; set {EVAL_SETS}.{name}.path, ..."
+    setting = ".".join(parts[3:])
+    if setting in EVAL_SET_SETTINGS:
+        remedy = "choose eval=<file> that has it, or add it"
+        return f"{key}: there is no evaluation set {parts[2]}; {remedy} with +{EVAL_SETS}.{parts[2]}.path=<file>"
+    if close := difflib.get_close_matches(setting, EVAL_SET_SETTINGS, n=1):
+        return f"unknown key {key} (did you mean {EVAL_SETS}.{parts[2]}.{close[0]}?)"
+    return f"unknown key {key}; an evaluation set has {', '.join(EVAL_SET_SETTINGS)}"
+
+
 def choices_of(hint: object) -> list[str]:
     """The values that a setting annotated `hint` can take if they can be listed, else an empty list."""
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -75,7 +106,7 @@ def expectation(hint: object) -> str:
         inner = [option for option in get_args(hint) if option is not type(None)]
         return " or ".join([*(expectation(option) for option in inner), "null"])
     if get_origin(hint) is list:
-        return "a list such as [2,4,6]"
+        return "a list such as [a,b]" if get_args(hint) == (str,) else "a list such as [2,4,6]"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return f"one of {', '.join(choices_of(hint))}"
     assert isinstance(hint, type), f"no words for the annotation {hint}"
@@ -95,7 +126,7 @@ def written(value: object) -> str:
 
 def wrong_value(key: str, value: object) -> str:
     """What to say of a value whose type does not fit the setting `key`."""
-    hint = SETTINGS[key]
+    hint = hint_of(key)
     # A bare `null` is how YAML spells the choice `none`.
     typed = "none" if value is None else str(value)
     return f"{key}={written(value)}: must be {expectation(hint)}{nearest(typed, choices_of(hint))}"

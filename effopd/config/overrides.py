@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from effopd.config.keys import SECTIONS, SETTINGS, nearest, unknown_key, written, wrong_value
+from effopd.config.keys import EVAL_SETS, SECTIONS, SETTINGS, hint_of, nearest, unknown_key, written, wrong_value
 
 RESUME_KEYS = (
     "resume",
@@ -22,7 +22,7 @@ RESUME_KEYS = (
 RESUME_SECTIONS = ("checkpoint", "cluster", "logger")
 """With `RESUME_KEYS`, what may change when a run continues: how far, how often, where, but never what is computed."""
 
-TRAIN_ONLY_KEYS = ("num_steps", "resume", "eval.every", "eval.ema")
+TRAIN_ONLY_KEYS = ("num_steps", "resume", "eval.every", "eval.ema", "data.contamination", "data.stream_above_rows")
 TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "checkpoint", "debug")
 """With `TRAIN_ONLY_KEYS`, what `effopd eval` does not read."""
 
@@ -74,7 +74,9 @@ def _problem(
     key = override.key
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return f"{override.text}: Hydra's own settings have no effect here; output_dir names the run folder"
-    if key not in SETTINGS and key not in SECTIONS and key not in choices:
+    if override.prefix == "~" and key.startswith(f"{EVAL_SETS}."):
+        return f"{override.text}: a set cannot be removed; name those to keep, as in eval.only=[math500,aime24]"
+    if hint_of(key) is None and key not in SECTIONS and key not in choices:
         return unknown_key(key, choices)
     if override.prefix == "~":
         return f"{override.text}: a setting cannot be removed; give it a value instead"

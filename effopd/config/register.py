@@ -21,14 +21,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.core.override_parser.types import OverrideType, QuotedString
 from hydra.errors import HydraException
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import effopd
 from effopd.config.build import build_config
-from effopd.config.keys import SECTIONS, SETTINGS, nearest, unknown_key, wrong_value
+from effopd.config.keys import (
+    EVAL_SET_SETTINGS,
+    EVAL_SETS,
+    SECTIONS,
+    SETTINGS,
+    hint_of,
+    nearest,
+    unknown_key,
+    wrong_value,
+)
 from effopd.config.overrides import Override
-from effopd.config.schema import RunConfig
+from effopd.config.schema import EvalSetConfig, RunConfig
 from effopd.errors import ConfigError
 
 _PREFIXES = {
@@ -112,11 +121,14 @@ class Configs:
         """Print what Hydra knows of the search path, the defaults list and the like on standard output."""
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        hydra.show_info(what, config_name=root, overrides=[*self._search_path, *arguments])
+        plain = [argument for argument in arguments if not _is_of_an_eval_set(argument)]
+        hydra.show_info(what, config_name=root, overrides=[*self._search_path, *plain])
 
     def _compose(self, root: str, arguments: Sequence[str]) -> DictConfig:
+        plain = [argument for argument in arguments if not _is_of_an_eval_set(argument)]
         try:
-            return compose(root, overrides=[*self._search_path, *arguments])
+            config = compose(root, overrides=[*self._search_path, *plain])
+            return _with_eval_sets(config, self.parse([argument for argument in arguments if argument not in plain]))
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise ConfigError(_one_line(error)) from error
 
@@ -135,8 +147,10 @@ def open_configs(extra: Path | None = None) -> Iterator[Configs]:
 
 def fits(key: str, value: object) -> bool:
     """Whether the setting `key` can hold `value`, converted as Hydra converts (`1` to a float, `yes` to a bool)."""
+    is_of_a_set = key.startswith(f"{EVAL_SETS}.")
+    section, setting = (EvalSetConfig, key.split(".")[3]) if is_of_a_set else (RunConfig, key)
     try:
-        OmegaConf.update(OmegaConf.structured(RunConfig), key, value, merge=True)
+        OmegaConf.update(OmegaConf.structured(section), setting, value, merge=True)
     except (OmegaConfBaseException, ValueError, TypeError):
         return False
     return True
@@ -144,9 +158,12 @@ def fits(key: str, value: object) -> bool:
 
 def to_yaml(config: RunConfig) -> str:
     """Every setting as YAML text."""
-    tree = OmegaConf.structured(RunConfig)
-    for key in SETTINGS:
-        value = attrgetter(key)(config)
+    sets = {"eval": {"sets": {name: {"path": one.path} for name, one in config.eval.sets.items()}}}
+    tree = OmegaConf.merge(OmegaConf.structured(RunConfig), sets)
+    values = {key: attrgetter(key)(config) for key in SETTINGS}
+    for name, one in config.eval.sets.items():
+        values |= {f"{EVAL_SETS}.{name}.{setting}": attrgetter(setting)(one) for setting in EVAL_SET_SETTINGS}
+    for key, value in values.items():
         # What looks like an interpolation by now is text, and must not be resolved when it is read back.
         text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
         OmegaConf.update(tree, key, text, merge=False)
@@ -176,6 +193,29 @@ def read_tree(path: Path, changes: Mapping[str, object]) -> dict[str, object]:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
     return _tree(config)
+
+
+def _is_of_an_eval_set(argument: str) -> bool:
+    return argument.lstrip("+~").startswith(f"{EVAL_SETS}.")
+
+
+def _with_eval_sets(config: DictConfig, overrides: Sequence[Override]) -> DictConfig:
+    """Return `config` with the settings of named evaluation sets changed.
+
+    Hydra cannot: it makes a missing member of a typed mapping a plain dictionary, which the type then refuses.
+    """
+    names = set(config.eval.sets)
+    added = {override.key.split(".")[2] for override in overrides if override.prefix}
+    for override in overrides:
+        _, _, name, setting = override.key.split(".")
+        if name not in names | added:
+            raise ConfigError(unknown_key(override.key) + nearest(name, names))
+        change = {"eval": {"sets": {name: {setting: override.values[0]}}}}
+        with open_dict(config):
+            merged = OmegaConf.merge(config, change)
+        assert isinstance(merged, DictConfig)
+        config = merged
+    return config
 
 
 def _tree(config: Container) -> dict[str, object]:
@@ -221,7 +261,7 @@ def _one_line(error: Exception) -> str:
         key = re.sub(r"\[\d+\]$", "", cause.full_key or "")
         if isinstance(cause, ConfigKeyError | ConfigAttributeError):
             return f"{where}{unknown_key(key)}"
-        if key in SETTINGS and cause.value is not None:
+        if hint_of(key) is not None and cause.value is not None:
             return f"{where}{wrong_value(key, cause.value)}"
         return f"{where}{key}: {str(cause).splitlines()[0]}" if key else f"{where}{str(cause).splitlines()[0]}"
     kept = text.partition("Config search path:")[0]

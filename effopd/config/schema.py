@@ -8,13 +8,14 @@ live in `check.py`. A choice of values is an Enum, for Hydra has no Literal.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from effopd.errors import ConfigError
-
-
-def require(is_valid: bool, key: str, value: object, rule: str, remedy: str) -> None:
-    """Raise ConfigError for `key=value` unless `is_valid`."""
-    if not is_valid:
-        raise ConfigError(f"{key}={value}: {rule}; {remedy}")
+from effopd.config.require import require
+from effopd.config.source_schema import (
+    ContaminationPolicy,
+    EvalSetConfig,
+    SourceConfig,
+    check_sampling,
+    check_source,
+)
 
 
 class Dtype(StrEnum):
@@ -355,63 +356,57 @@ class AccelerateConfig:
 
 
 @dataclass(slots=True)
-class DataConfig:
+class DataConfig(SourceConfig):
     """Training prompts."""
 
-    path: str = "???"
-    """A JSONL or parquet file, a hub data set name, or `toy:<task>` for the shipped toy tasks."""
-    subset: str | None = None
-    """Hub data sets with several configurations, e.g. `main` of openai/gsm8k."""
-    split: str = "train"
-    """Hub data sets only."""
-    num_rows: int | None = None
-    """Use only the first rows; for toy tasks, how many problems to make (null: 20000)."""
-    prompt_column: str = "prompt"
-    answer_column: str | None = "answer"
-    id_column: str | None = None
-    """Null numbers the rows."""
-    answer_pattern: str | None = None
-    """Regular expression whose first group is the answer within the answer column, e.g. `####\\s*(.+)` for GSM8K."""
-    prompt_suffix: str = ""
-    """Appended to every question, e.g. the boxed-answer instruction."""
     apply_chat_template: bool = False
     """Render the question as one user message with the tokenizer's chat template."""
     enable_thinking: bool = False
-    """Passed to chat templates that know it (Qwen3)."""
-    max_prompt_len: int = 512
-    """Tokens; longer prompts are dropped and counted."""
-    verifier: str | None = None
-    """`package.module:function`, called as f(response, answer, metadata) -> float in [0, 1]."""
+    """Passed to chat templates that know it (Qwen3), in training and evaluation."""
+    contamination: ContaminationPolicy = ContaminationPolicy.drop
+    """What becomes of training questions that equal one of an evaluation set or share a run of 13 words with one; see
+    `effopd/data/contamination.py`."""
+    stream_above_rows: int = 100_000
+    """More training prompts than this are kept in a temporary file, not in memory; the same prompts in the same order."""
     verifier_workers: int = 2
-    """Processes that call the verifier side by side."""
+    """Processes that call each verifier side by side, in training and evaluation."""
     verifier_seconds: float = 10.0
     """Wall-clock time for one answer; one that takes longer scores 0."""
 
     def __post_init__(self) -> None:
+        check_source(self, "data")
         require(
             self.verifier_workers >= 1, "data.verifier_workers", self.verifier_workers, "must be at least 1", "try 2"
         )
         require(
             self.verifier_seconds > 0, "data.verifier_seconds", self.verifier_seconds, "must be positive", "try 10.0"
         )
-        require(self.max_prompt_len >= 1, "data.max_prompt_len", self.max_prompt_len, "must be at least 1", "try 512")
         require(
-            self.num_rows is None or self.num_rows >= 1,
-            "data.num_rows",
-            self.num_rows,
+            self.stream_above_rows >= 1,
+            "data.stream_above_rows",
+            self.stream_above_rows,
             "must be at least 1",
-            "use null for all rows",
+            "use 100000",
         )
 
 
 @dataclass(slots=True)
 class EvalConfig:
-    """The evaluation set; its verifier and columns are those of `data`."""
+    """What the policy is evaluated on: one set, at `path`, with the columns and the verifier of `data`, or the `sets`.
+
+    The score is the mean over sets.
+    """
 
     path: str | None = None
-    """Like data.path; null evaluates nothing."""
+    """Like data.path, for a single set; null evaluates nothing but `sets`."""
     split: str = "test"
     num_rows: int | None = None
+    sets: dict[str, EvalSetConfig] = field(default_factory=dict)
+    """By name; `eval.sets.<name>.<setting>` changes one, `+eval.sets.<name>.path=<file>` adds one."""
+    only: list[str] | None = None
+    """The names of the sets to evaluate; null: all."""
+    apply_chat_template: bool | None = None
+    """Null: data.apply_chat_template."""
     every: int = 5
     """Optimizer steps between evaluations; step 0 and the last step always have one. 0 means only those two."""
     samples_per_prompt: int = 1
@@ -426,22 +421,6 @@ class EvalConfig:
         require(
             self.every >= 0, "eval.every", self.every, "must not be negative", "use 0 for the first and last step only"
         )
-        require(
-            self.samples_per_prompt >= 1,
-            "eval.samples_per_prompt",
-            self.samples_per_prompt,
-            "must be at least 1",
-            "try 1",
-        )
-        require(self.temperature >= 0, "eval.temperature", self.temperature, "must not be negative", "0 is greedy")
-        require(0 < self.top_p <= 1, "eval.top_p", self.top_p, "must lie in (0, 1]", "1 samples from everything")
-        require(
-            self.max_response_len is None or self.max_response_len >= 1,
-            "eval.max_response_len",
-            self.max_response_len,
-            "must be at least 1",
-            "use null for rollout.max_response_len",
-        )
         require(self.ema >= 1, "eval.ema", self.ema, "must be at least 1", "use 3")
         require(
             self.num_rows is None or self.num_rows >= 1,
@@ -450,6 +429,19 @@ class EvalConfig:
             "must be at least 1",
             "use null for all rows",
         )
+        for section, settings in {
+            "eval": self,
+            **{f"eval.sets.{name}": one for name, one in self.sets.items()},
+        }.items():
+            check_sampling(
+                section,
+                samples_per_prompt=settings.samples_per_prompt,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_response_len=settings.max_response_len,
+            )
+        for name, one in self.sets.items():
+            check_source(one, f"eval.sets.{name}")
 
 
 class Runtime(StrEnum):

@@ -1,60 +1,107 @@
-"""From rows to tokenized prompts, the gate's share of them, and the order in which the rest are trained on."""
+"""From questions to tokenized prompts, the gate's share of them, and the order in which the rest are trained on."""
 
-import logging
 import random
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
-from effopd.config.schema import DataConfig
-from effopd.data.sources import Row, read_rows
+from effopd.config.source_schema import BadRowPolicy, ContaminationPolicy, LongPromptPolicy, SourceConfig
+from effopd.data.contamination import EvaluationIndex, Match
+from effopd.data.prompt_store import choose, store_prompts
+from effopd.data.questions import read_questions
+from effopd.data.report import ReadReport
+from effopd.data.schemas import Question
 from effopd.errors import DataError
 from effopd.seeds import derive_seed
 from effopd.types import Prompt
 
-logger = logging.getLogger(__name__)
+QUESTIONS_PER_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRendering:
+    """How a question becomes tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+    apply_chat_template: bool
+    enable_thinking: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decontamination:
+    """The evaluation questions to keep training questions from, and what to do about those that overlap."""
+
+    index: EvaluationIndex
+    policy: ContaminationPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedPrompts:
+    """The prompts of one data set, and what became of its rows."""
+
+    prompts: Sequence[Prompt]
+    questions: tuple[str, ...]
+    """What is asked, one text per prompt, without suffix and template; only where `keep_questions` asked for it."""
+    report: ReadReport
 
 
 def load_prompts(
-    config: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    source: SourceConfig,
+    rendering: PromptRendering,
     *,
-    path: str,
-    split: str,
-    num_rows: int | None,
-) -> tuple[Prompt, ...]:
-    """Read and tokenize a data set with the columns, suffix and template of `config`.
+    section: str,
+    stream_above: int,
+    decontamination: Decontamination | None = None,
+    keep_questions: bool = False,
+) -> LoadedPrompts:
+    """Read, rewrite, filter and tokenize a data set; `section` is the dotted key that it stands under.
 
-    Prompts longer than `data.max_prompt_len` tokens are dropped, and their number is logged. Raises DataError naming
-    file, line, field and reason for a bad row, and when nothing is left.
+    More than `stream_above` prompts are kept in a temporary file. Rows that are not used are counted, and logged as a
+    warning. Raises DataError naming file, line, field and reason for a bad row, for a prompt that is too long where these
+    are errors, for overlap with evaluation sets where that is one, and when nothing is left.
     """
-    prompts: list[Prompt] = []
-    seen: set[str] = set()
-    num_too_long = 0
-    for number, row in enumerate(read_rows(path, split, num_rows, config.subset)):
-        prompt = _to_prompt(config, tokenizer, row, default_id=f"{path}:{split}:{number}")
-        if prompt.prompt_id in seen:
-            raise DataError(f"{row.location}, field {config.id_column}: {prompt.prompt_id} appears twice")
-        seen.add(prompt.prompt_id)
-        if len(prompt.token_ids) > config.max_prompt_len:
-            num_too_long += 1
-        else:
-            prompts.append(prompt)
-    if num_too_long:
-        logger.warning(
-            "%s: dropped %d of %d prompts longer than data.max_prompt_len=%d tokens",
-            path, num_too_long, num_too_long + len(prompts), config.max_prompt_len,
-        )  # fmt: skip
+    report = ReadReport(section=section, path=source.path)
+    matches: list[tuple[int, Match]] = []
+    questions: list[str] = []
+
+    def kept() -> Iterator[Prompt]:
+        for position, (question, prompt) in enumerate(_rendered(source, rendering, report)):
+            match = decontamination and decontamination.index.match(prompt.prompt_id, question.text)
+            if match is not None:
+                matches.append((position, match))
+            if keep_questions:
+                questions.append(question.text)
+            yield prompt
+
+    prompts = store_prompts(kept(), stream_above)
+    report.num_prompts = len(prompts)
+    is_contamination_kept = decontamination is not None and decontamination.policy is ContaminationPolicy.ignore
+    if decontamination is not None:
+        report.overlaps = decontamination.index.overlaps(match for _, match in matches)
+        overlapping = {prompt_id for found in report.overlaps.values() for prompt_id in found.prompt_ids}
+        report.num_contaminated = len(overlapping)
+        if overlapping and decontamination.policy is ContaminationPolicy.error:
+            raise DataError(
+                f"{source.path}: {len(overlapping)} prompts overlap with evaluation sets ({report.shown_overlaps()}), the "
+                f"first is {min(overlapping)}; remove them or set data.contamination=drop"
+            )
+        if overlapping and not is_contamination_kept:
+            dropped = {position for position, match in matches if match.prompt_id in overlapping}
+            prompts = choose(prompts, (position for position in range(len(prompts)) if position not in dropped))
+            report.num_prompts = len(prompts)
+    report.log(source.max_prompt_len, is_contamination_kept=is_contamination_kept)
     if not prompts:
         raise DataError(
-            f"{path}: no prompts left; {num_too_long} were longer than data.max_prompt_len={config.max_prompt_len}"
+            f"{source.path}: no prompts left of {report.num_rows} rows; {report.num_too_long} were longer than "
+            f"{section}.max_prompt_len={source.max_prompt_len}, {report.num_contaminated} overlapped with evaluation sets, "
+            f"{report.num_bad_rows} were bad, {report.num_left_out} left out by {section}.where"
         )
-    return tuple(prompts)
+    return LoadedPrompts(prompts=prompts, questions=tuple(questions), report=report)
 
 
-def hold_out(prompts: Sequence[Prompt], num_prompts: int, seed: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+def hold_out(prompts: Sequence[Prompt], num_prompts: int, seed: int) -> tuple[tuple[Prompt, ...], Sequence[Prompt]]:
     """Return (held out, rest). Which prompts are held out depends on the seed and their ids, not on their order.
 
     Raises DataError when that would leave nothing to train on.
@@ -64,19 +111,28 @@ def hold_out(prompts: Sequence[Prompt], num_prompts: int, seed: int) -> tuple[tu
             f"accelerate.num_prompts={num_prompts} gate prompts would leave none of the {len(prompts)} training prompts; "
             "give more data or fewer gate prompts"
         )
-    ranked = sorted(prompts, key=lambda prompt: (derive_seed(seed, "gate prompts", prompt.prompt_id), prompt.prompt_id))
-    held_out = list({prompt.token_ids: prompt for prompt in ranked}.values())[:num_prompts]
-    # By their tokens, so that a duplicate of a held-out prompt is not trained on either.
-    held_out_tokens = {prompt.token_ids for prompt in held_out}
-    return tuple(held_out), tuple(prompt for prompt in prompts if prompt.token_ids not in held_out_tokens)
+    ranks = (
+        (derive_seed(seed, "gate prompts", prompt.prompt_id), prompt.prompt_id, i) for i, prompt in enumerate(prompts)
+    )
+    # By their tokens, so that a duplicate of a held-out prompt is neither held out again nor trained on.
+    held_out: dict[tuple[int, ...], Prompt] = {}
+    for _, _, position in sorted(ranks):
+        prompt = prompts[position]
+        held_out.setdefault(prompt.token_ids, prompt)
+        if len(held_out) == num_prompts:
+            break
+    rest = (position for position, prompt in enumerate(prompts) if prompt.token_ids not in held_out)
+    return tuple(held_out.values()), choose(prompts, rest)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ShuffledPrompts:
     """Training prompts, shuffled anew every epoch. A batch never spans two epochs, so it never holds a prompt twice."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: Sequence[Prompt]
     seed: int
+    _order_of: tuple[int, list[int]] = field(default=(-1, []), init=False, repr=False)
+    """The epoch last asked for and its order, which takes a second to make for a million prompts."""
 
     def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
         """Return batch number `position`. Raises DataError when the set is smaller than a batch."""
@@ -86,73 +142,64 @@ class ShuffledPrompts:
                 f"rollout.prompts_per_step={num_prompts} exceeds the {len(self.prompts)} training prompts; lower it"
             )
         epoch, index = divmod(position, batches_per_epoch)
-        order = list(range(len(self.prompts)))
-        random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
-        return tuple(self.prompts[i] for i in order[index * num_prompts : (index + 1) * num_prompts])
+        return tuple(self.prompts[i] for i in self._order(epoch)[index * num_prompts : (index + 1) * num_prompts])
+
+    def _order(self, epoch: int) -> list[int]:
+        if self._order_of[0] != epoch:
+            order = list(range(len(self.prompts)))
+            random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
+            self._order_of = (epoch, order)
+        return self._order_of[1]
 
 
-def _to_prompt(config: DataConfig, tokenizer: PreTrainedTokenizerBase, row: Row, default_id: str) -> Prompt:
-    question = _field(row, config.prompt_column)
-    if isinstance(question, str):
-        messages = [{"role": "user", "content": question + config.prompt_suffix}]
-    elif (
-        isinstance(question, list)
-        and question
-        and all(isinstance(turn, dict) and "content" in turn for turn in question)
-    ):
-        messages = [*question[:-1], {**question[-1], "content": question[-1]["content"] + config.prompt_suffix}]
-    else:
-        raise DataError(
-            f"{row.location}, field {config.prompt_column}: a text or a list of chat messages is needed, "
-            f"not {type(question).__name__}"
-        )
-    if config.apply_chat_template:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=config.enable_thinking
+def _rendered(
+    source: SourceConfig, rendering: PromptRendering, report: ReadReport
+) -> Iterator[tuple[Question, Prompt]]:
+    """Yield questions that are short enough, with their prompts; tokenized in batches, which is several times faster."""
+    questions = read_questions(source, report)
+    while batch := list(islice(questions, QUESTIONS_PER_BATCH)):
+        texts = [_render(source, rendering, question) for _, question in batch]
+        # A chat template writes special tokens itself.
+        add_special_tokens = not rendering.apply_chat_template
+        token_ids = rendering.tokenizer(texts, add_special_tokens=add_special_tokens)["input_ids"]
+        assert isinstance(token_ids, list), "a list of texts gives a list of lists"
+        for (prompt_id, question), text, ids in zip(batch, texts, token_ids, strict=True):
+            if not ids:
+                reason = f"{question.location}, field {question.field}: the prompt has no tokens"
+                if source.on_bad_row is BadRowPolicy.error:
+                    raise DataError(reason)
+                report.add_bad_row(reason)
+                continue
+            if len(ids) > source.max_prompt_len:
+                if source.on_long_prompt is LongPromptPolicy.error:
+                    raise DataError(
+                        f"{question.location}, field {question.field}: {len(ids)} tokens, more than {report.section}."
+                        f"max_prompt_len={source.max_prompt_len}; raise it or set {report.section}.on_long_prompt=drop"
+                    )
+                report.num_too_long += 1
+                continue
+            prompt = Prompt(
+                prompt_id=prompt_id,
+                token_ids=tuple(ids),
+                text=text,
+                answer=question.answer,
+                source=source.path,
+                metadata={**question.metadata, "prompt": text},
+            )
+            yield question, prompt
+
+
+def _render(source: SourceConfig, rendering: PromptRendering, question: Question) -> str:
+    last = question.messages[-1]
+    messages = [*question.messages[:-1], {**last, "content": last["content"] + source.prompt_suffix}]
+    if rendering.apply_chat_template:
+        text = rendering.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=rendering.enable_thinking
         )
         assert isinstance(text, str)
-        token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
-    elif len(messages) > 1:
+        return text
+    if len(messages) > 1:
         raise DataError(
-            f"{row.location}, field {config.prompt_column}: several messages need data.apply_chat_template=true"
+            f"{question.location}, field {question.field}: several messages need data.apply_chat_template=true"
         )
-    else:
-        text = messages[0]["content"]
-        token_ids = tokenizer(text)["input_ids"]
-    if not token_ids:
-        raise DataError(f"{row.location}, field {config.prompt_column}: the prompt has no tokens")
-
-    metadata = {key: value for key, value in row.values.items() if key != config.prompt_column}
-    return Prompt(
-        prompt_id=default_id if config.id_column is None else str(_field(row, config.id_column)),
-        token_ids=tuple(token_ids),  # pyright: ignore[reportArgumentType]  (a list of int for a single text)
-        text=text,
-        answer="" if config.answer_column is None else _answer(config, row, config.answer_column),
-        source=config.path,
-        metadata={**metadata, "prompt": text},
-    )
-
-
-def _answer(config: DataConfig, row: Row, column: str) -> str:
-    answer = _field(row, column)
-    if not isinstance(answer, str | int | float):
-        raise DataError(f"{row.location}, field {column}: a text or number is needed, not {type(answer).__name__}")
-    if config.answer_pattern is None:
-        return str(answer)
-    match = re.search(config.answer_pattern, str(answer))
-    if match is None:
-        raise DataError(
-            f"{row.location}, field {column}: data.answer_pattern={config.answer_pattern!r} does not match {str(answer)[-80:]!r}"
-        )
-    return match.group(1).strip()
-
-
-def _field(row: Row, column: str) -> object:
-    """Return the value of `column`; dots reach into nested objects, as in `reward_model.ground_truth`."""
-    value: object = row.values
-    for key in column.split("."):
-        if not isinstance(value, dict) or key not in value:
-            names = ", ".join(sorted(row.values))
-            raise DataError(f"{row.location}: no field {column}; the row has {names}; set data.*_column")
-        value = value[key]
-    return value
+    return messages[0]["content"]

@@ -36,7 +36,7 @@ MISTAKES = [
     ("train experiment=toy_op", ["experiment=toy_op", "toy_effopd_paper", "did you mean toy_opd?"]),
     (f"{TOY} accelerate=kl", ["accelerate=kl", "kl_gated, none, paper, released", "did you mean kl_gated?"]),
     (f"{TOY} data=prompts.jsonl", ["data=prompts.jsonl", "gsm8k", "data.path=prompts.jsonl"]),
-    (f"{TOY} data=null", ["data=null", "must be one of gsm8k"]),
+    (f"{TOY} data=null", ["data=null", "must be one of dapo_math_17k"]),
     (f"{TOY} learner=3", ["learner=3", "one_rank, zero2, zero3"]),
     # Additions and removals.
     ("train +experiment=foo", ["+experiment=foo", "write experiment=foo"]),

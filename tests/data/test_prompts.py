@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow
@@ -7,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from effopd.config.schema import DataConfig
-from effopd.data.prompts import ShuffledPrompts, hold_out, load_prompts
+from effopd.data.prompts import PromptRendering, ShuffledPrompts, hold_out, load_prompts
 from effopd.errors import DataError
 from effopd.models import TOY_MODELS
 from effopd.types import Prompt
@@ -18,8 +19,9 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(TOY_MODELS / "sums_base")
 
 
-def load(config: DataConfig, tokenizer: PreTrainedTokenizerBase, num_rows: int | None = None) -> tuple[Prompt, ...]:
-    return load_prompts(config, tokenizer, path=config.path, split="train", num_rows=num_rows)
+def load(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Sequence[Prompt]:
+    rendering = PromptRendering(tokenizer=tokenizer, apply_chat_template=False, enable_thinking=False)
+    return load_prompts(config, rendering, section="data", stream_above=1000).prompts
 
 
 def write_jsonl(path: Path, rows: list[object]) -> str:
@@ -85,7 +87,7 @@ def test_overlong_prompts_are_dropped_and_counted(
 
 
 def test_every_epoch_visits_each_prompt_once_in_another_order(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompts = load(DataConfig(path="toy:sums"), tokenizer, num_rows=12)
+    prompts = load(DataConfig(path="toy:sums", num_rows=12), tokenizer)
     stream = ShuffledPrompts(prompts, seed=1)
     epochs = [
         [prompt.prompt_id for position in (3 * e, 3 * e + 1, 3 * e + 2) for prompt in stream.take(position, 4)]
@@ -96,7 +98,7 @@ def test_every_epoch_visits_each_prompt_once_in_another_order(tokenizer: PreTrai
 
 
 def test_the_stream_depends_on_seed_and_position_alone(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompts = load(DataConfig(path="toy:sums"), tokenizer, num_rows=50)
+    prompts = load(DataConfig(path="toy:sums", num_rows=50), tokenizer)
     first, second = ShuffledPrompts(prompts, seed=1), ShuffledPrompts(prompts, seed=1)
     for position in range(4):
         first.take(position, 5)
@@ -105,13 +107,13 @@ def test_the_stream_depends_on_seed_and_position_alone(tokenizer: PreTrainedToke
 
 
 def test_a_batch_larger_than_the_set_is_refused_by_name(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompts = load(DataConfig(path="toy:sums"), tokenizer, num_rows=3)
+    prompts = load(DataConfig(path="toy:sums", num_rows=3), tokenizer)
     with pytest.raises(DataError, match=r"rollout\.prompts_per_step=4 exceeds the 3 training prompts"):
         ShuffledPrompts(prompts, seed=1).take(0, 4)
 
 
 def test_gate_prompts_are_held_out_and_do_not_depend_on_the_order(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompts = load(DataConfig(path="toy:sums"), tokenizer, num_rows=100)
+    prompts = load(DataConfig(path="toy:sums", num_rows=100), tokenizer)
     gate, rest = hold_out(prompts, 20, seed=7)
     assert len(gate) == 20 and len(rest) == 80
     assert not {prompt.prompt_id for prompt in gate} & {prompt.prompt_id for prompt in rest}
