@@ -23,6 +23,8 @@ class Gathered:
     """Of the first batch, for people to read."""
     batches: tuple[ScoredHandle, ...]
     """One, unless dynamic sampling asked for more."""
+    num_prompt_batches: int
+    """Taken from the stream."""
     num_generated_tokens: int
     """Those of responses that are not trained on included."""
     metrics: Mapping[str, float]
@@ -34,24 +36,28 @@ def gather(config: RunConfig, roles: Roles, needs: AlgorithmNeeds, state: RunSta
     With `algo.dynamic_sampling`, batches of prompts are drawn until `rollout.prompts_per_step` groups of responses differ
     in their rewards, and only those are kept. Raises RolloutError when `algo.max_sampling_rounds` do not suffice.
     """
-    is_dynamic = config.algo.dynamic_sampling
+    is_dynamic = config.algo.dynamic_sampling and roles.verifier is not None  # a recording holds what was kept
     wanted = config.rollout.prompts_per_step
     seen: set[str] = set()
     all_rewards: Rewards = {}
     kept: list[Rewards] = []
     drawn: list[RolloutHandle] = []
-    while not drawn or (is_dynamic and _num_groups(kept) < wanted):
-        if len(drawn) == config.algo.max_sampling_rounds:
+    num_rounds = 0
+    while num_rounds == 0 or (is_dynamic and _num_groups(kept) < wanted):
+        if num_rounds == config.algo.max_sampling_rounds:
             raise RolloutError(
-                f"step {state.step + 1}: {len(drawn)} batches of {wanted} prompts gave {_num_groups(kept)} groups whose "
+                f"step {state.step + 1}: {num_rounds} batches of {wanted} prompts gave {_num_groups(kept)} groups whose "
                 f"responses differ in reward, of the {wanted} wanted: the task is too easy or too hard for the policy by "
                 "now; raise algo.max_sampling_rounds or rollout.samples_per_prompt, lower rollout.prompts_per_step, or set "
                 "algo.dynamic_sampling=false"
             )
-        batch = roles.prompts.take(state.data_position + len(drawn), wanted)
+        batch = roles.prompts.take(state.data_position + num_rounds, wanted)
         prompts = [prompt for prompt in batch if prompt.prompt_id not in seen]
+        num_rounds += 1
+        if not prompts:  # the stream has begun anew within this step
+            continue
         seen.update(prompt.prompt_id for prompt in prompts)
-        request = training_request(config, prompts, state.step, len(drawn))
+        request = training_request(config, prompts, state.step, num_rounds - 1)
         drawn.append(roles.sampler.generate(request, version))
         if needs.rewards and roles.verifier is not None:
             rewards = _rewards(roles, drawn[-1], prompts)
@@ -74,10 +80,11 @@ def gather(config: RunConfig, roles: Roles, needs: AlgorithmNeeds, state: RunSta
     }
     if all_rewards:
         metrics["reward"] = sum(all_rewards.values()) / len(all_rewards)
-        metrics["informative_groups"] = _num_groups([_informative(all_rewards, None)]) / len(seen)
+        metrics["informative_fraction"] = _num_groups([_informative(all_rewards, None)]) / len(seen)
     return Gathered(
         rollouts=drawn[0],
         batches=tuple(batches),
+        num_prompt_batches=num_rounds,
         num_generated_tokens=sum(summary.response_len for summary in summaries),
         metrics=metrics,
     )

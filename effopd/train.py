@@ -54,7 +54,7 @@ def after_update(state: RunState, gathered: Gathered) -> RunState:
     return replace(
         state,
         step=state.step + 1,
-        data_position=state.data_position + len(gathered.batches),
+        data_position=state.data_position + gathered.num_prompt_batches,
         num_generated_tokens=state.num_generated_tokens + gathered.num_generated_tokens,
     )
 

@@ -60,7 +60,7 @@ class FakeWorld:
             for summary in batch.summaries
         ]
 
-    def update(self, batch: ScoredHandle) -> UpdateReport:
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
         raise AssertionError("a trigger does not train")
 
     def stage(self, version: PolicyVersion) -> Publication:

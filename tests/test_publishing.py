@@ -1,5 +1,6 @@
 """The canary, with a sampler whose log-probabilities can be made stale."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
@@ -62,7 +63,7 @@ class FakePair:
     def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
         return [[-1.0, -2.0] for _ in PROMPTS]
 
-    def update(self, batch: ScoredHandle) -> UpdateReport:
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
         raise AssertionError
 
     def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:

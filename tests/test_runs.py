@@ -31,6 +31,26 @@ SMALL = [
 LOCAL = [*SMALL, "cluster=local", "rollout=hf"]
 SLOW = "pool_verifiers:slow_sums"
 
+# No teacher: the policy learns from the verifier alone.
+REWARDED = [
+    "model=toy_sums",
+    "data=toy_sums",
+    "rollout.prompts_per_step=8",
+    "rollout.samples_per_prompt=4",
+    "rollout.max_response_len=16",
+    "data.num_rows=200",
+    "eval.num_rows=8",
+    "eval.every=1",
+    "learner.lr=1e-4",
+    "checkpoint.every=1",
+    "learner.num_threads=1",
+    "rollout.num_threads=1",
+    "teacher.num_threads=1",
+    "cluster=local",
+    "rollout=hf",
+]
+CRITIC_FILES = ["critic_exp_avg.safetensors", "critic_exp_avg_sq.safetensors", "critic_master.safetensors"]
+
 
 def effopd(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "effopd", *arguments], capture_output=True, text=True, timeout=600)
@@ -62,6 +82,12 @@ def final_hash(run: Path) -> str:
     checkpoint = latest_checkpoint(run)
     assert checkpoint is not None
     return weights_hash(checkpoint.directory)
+
+
+def files_of_last_checkpoint(run: Path, pattern: str) -> dict[str, bytes]:
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None
+    return {path.name: path.read_bytes() for path in sorted(checkpoint.directory.glob(pattern))}
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +228,65 @@ def test_recorded_rollouts_train_without_a_sampler(tmp_path: Path) -> None:
     metrics = rows(tmp_path / "replay" / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [1, 2]
     # The first batch was sampled by the very weights that train on it.
+    assert metrics[0]["metrics"]["sampler_gap"] < 1e-4
+
+
+@pytest.fixture(scope="module")
+def ppo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "ppo"
+    effopd_ok("train", *REWARDED, "algo=ppo", "num_steps=3", f"output_dir={run}")
+    return run
+
+
+def test_ppo_trains_a_policy_and_a_critic_and_saves_both(ppo: Path) -> None:
+    metrics = [row["metrics"] for row in rows(ppo / "metrics.jsonl")]
+    assert len(metrics) == 3
+    for row in metrics:
+        assert 0 <= row["reward"] <= 1 and row["grad_norm"] > 0 and row["critic_grad_norm"] > 0
+        assert row["importance_weight"] == pytest.approx(1, abs=1e-3)  # sampled by the very weights that are trained
+    assert metrics[0]["reference_kl"] < metrics[2]["reference_kl"]  # it has left where it began
+    assert list(files_of_last_checkpoint(ppo, "critic_*")) == CRITIC_FILES
+
+
+def test_a_ppo_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(ppo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "resumed"
+    effopd_ok("train", *REWARDED, "algo=ppo", "num_steps=2", f"output_dir={run}")
+    effopd_ok("train", f"resume={run}", "num_steps=3")
+    assert files_of_last_checkpoint(run, "*.safetensors") == files_of_last_checkpoint(ppo, "*.safetensors")
+    assert course(run) == course(ppo)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["algo=grpo", "algo.num_epochs=2"],
+        ["algo=dapo", "algo.overlong_buffer=4"],
+        ["teacher=toy_sums", "algo=opd", "algo.reward_coef=0.5"],
+    ],
+    ids=["grpo", "dapo", "opd and outcome"],
+)
+def test_rewards_train_a_policy(settings: list[str], tmp_path: Path) -> None:
+    effopd_ok("train", *REWARDED, *settings, "num_steps=3", f"output_dir={tmp_path}")
+    metrics = [row["metrics"] for row in rows(tmp_path / "metrics.jsonl")]
+    assert len(metrics) == 3
+    for row in metrics:
+        assert 0 < row["reward"] < 1 and 0 < row["informative_fraction"] <= 1 and row["grad_norm"] > 0
+    assert not files_of_last_checkpoint(tmp_path, "critic_*")
+
+
+def test_a_recording_of_dynamically_sampled_groups_is_replayed_as_it_was_kept(tmp_path: Path) -> None:
+    dapo = [setting for setting in REWARDED if not setting.startswith("eval")] + ["algo=dapo", "eval=none"]
+    recording, replay = tmp_path / "recording", tmp_path / "replay"
+    effopd_ok("train", *dapo, "num_steps=2", "debug=rollout_only", f"output_dir={recording}")
+    kept = json.loads((recording / "recorded" / "step_000000.json").read_text())
+    rewards: dict[str, set[float]] = {}
+    for row in kept:
+        rewards.setdefault(row["prompt_id"], set()).add(row["reward"])
+    assert len(rewards) == 8 and all(len(scores) > 1 for scores in rewards.values())
+    recorded = f"debug.recorded={recording / 'recorded'}"
+    effopd_ok("train", *dapo, "num_steps=2", "debug=train_only", recorded, f"output_dir={replay}")
+    metrics = rows(replay / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [1, 2]
     assert metrics[0]["metrics"]["sampler_gap"] < 1e-4
 
 

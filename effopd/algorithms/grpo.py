@@ -72,7 +72,7 @@ def reward_surrogate(
         mask, detached = batch.response_mask, logprobs.detach()
         metrics = {
             "sampled_entropy": token_mean(-detached, mask, totals.num_tokens),
-            "sampler_gap": token_mean((detached - batch.rollout_logprobs).abs(), mask, totals.num_tokens),
+            "sampler_gap": token_mean((old_logprobs - batch.rollout_logprobs).abs(), mask, totals.num_tokens),
             "importance_weight": token_mean(weights, mask, totals.num_tokens),
             "clipped_fraction": masked_sum(clipping.is_outside(detached, old_logprobs), mask) / totals.num_tokens,
         }

@@ -82,7 +82,7 @@ class OPD:
             metrics = {
                 "reverse_kl": token_mean(reverse_kl_k1(detached, batch.teacher_logprobs), mask, num_tokens),
                 "reverse_kl_k3": token_mean(reverse_kl_k3(detached, batch.teacher_logprobs), mask, num_tokens),
-                "sampler_gap": token_mean((detached - batch.rollout_logprobs).abs(), mask, num_tokens),
+                "sampler_gap": token_mean((old_logprobs - batch.rollout_logprobs).abs(), mask, num_tokens),
                 "importance_weight": token_mean(weights, mask, num_tokens),
             }
         return LossOutput(loss=token_mean(weights * per_token, mask, num_tokens), metrics=metrics)

@@ -34,6 +34,7 @@ class FullVocabularyOPD:
             attention_mask=batch.attention_mask,
             response_mask=batch.response_mask,
             rollout_logprobs=batch.rollout_logprobs,
+            old_logprobs=batch.old_logprobs,
             teacher_hidden_states=batch.teacher_hidden_states,
         )
 
@@ -45,7 +46,8 @@ class FullVocabularyOPD:
         reverse_kl = policy_reverse_kl(output, teacher_head, batch.teacher_hidden_states)
         loss = token_mean(reverse_kl, batch.response_mask, totals.num_tokens)
         with torch.no_grad():
-            gap = (output.logprobs - batch.rollout_logprobs).abs()
+            old_logprobs = output.logprobs if batch.old_logprobs is None else batch.old_logprobs
+            gap = (old_logprobs - batch.rollout_logprobs).abs()
             metrics = {
                 "reverse_kl": loss.detach(),
                 "sampler_gap": token_mean(gap, batch.response_mask, totals.num_tokens),

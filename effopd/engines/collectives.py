@@ -14,6 +14,13 @@ def sum_over_ranks(*values: float, device: torch.device) -> list[float]:
     return tensor.tolist()
 
 
+def sum_over_lower_ranks(value: int) -> int:
+    """Return the sum of `value` over the ranks before this one."""
+    per_rank = [0] * dist.get_world_size()
+    dist.all_gather_object(per_rank, value)
+    return sum(per_rank[: dist.get_rank()])
+
+
 def max_over_ranks(value: int, device: torch.device) -> int:
     tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)

@@ -21,7 +21,7 @@ from effopd.checkpoints.learner_state import LearnerProgress
 from effopd.checkpoints.snapshot import snapshot_path
 from effopd.config.schema import AlgoConfig, Device, Dtype, LearnerConfig
 from effopd.data.collate import align, collate
-from effopd.engines.collectives import sum_named_over_ranks, sum_over_ranks
+from effopd.engines.collectives import sum_named_over_ranks, sum_over_lower_ranks, sum_over_ranks
 from effopd.engines.deepspeed_setup import gathered, init_deepspeed, resolve_device
 from effopd.engines.learning_rate import lr_at
 from effopd.engines.microbatches import MicroBatch, plan_micro_batches, split_rows
@@ -141,7 +141,10 @@ class DeepSpeedLearner:
         self._critic: ShardedModel | None = None
         if algorithm.needs.critic:
             # The masters as they are written to `model_path`: the critic begins where the policy began.
-            critic = CriticModule(load_causal_lm(model_path, self._dtype, attn_implementation))
+            origin = load_causal_lm(model_path, self._dtype, attn_implementation)
+            if config.activation_checkpointing:
+                enable_activation_checkpointing(origin)
+            critic = CriticModule(origin)
             self._critic = ShardedModel(
                 critic,
                 config,
@@ -163,13 +166,15 @@ class DeepSpeedLearner:
         micro-batches. All responses to a prompt must be on one rank.
 
         Raises:
-            GradientError: when one is not finite; weights and optimizer are then as before that step.
+            GradientError: when one is not finite; what it was to change, the policy or the critic, is then as before.
 
         """
         assert not self._trigger.is_open, "update inside a trigger"
         batch = self._prepared(rollouts)
         lengths = [_length(scored.rollout) for scored in rollouts]
-        minibatches = split_rows([scored.rollout.prompt_id for scored in rollouts], self._algo.num_minibatches)
+        prompt_ids = [scored.rollout.prompt_id for scored in rollouts]
+        first = sum_over_lower_ranks(len(set(prompt_ids)))
+        minibatches = split_rows(prompt_ids, self._algo.num_minibatches, first)
         metrics: defaultdict[str, float] = defaultdict(float)
         num_steps = self._algo.num_epochs * len(minibatches)
         for rows in minibatches * self._algo.num_epochs:

@@ -49,9 +49,13 @@ def plan_micro_batches(
     return plan
 
 
-def split_rows(prompt_ids: Sequence[str], num_minibatches: int) -> list[list[int]]:
-    """Return the rows of each mini-batch, all rows of a prompt in one; prompts are dealt in turn."""
-    order = {prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(prompt_ids))}
+def split_rows(prompt_ids: Sequence[str], num_minibatches: int, first: int = 0) -> list[list[int]]:
+    """Return the rows of each mini-batch, all rows of a prompt in one; prompts are dealt in turn.
+
+    The first prompt goes to mini-batch `first`, modulo their number. When every rank begins where the rank before it
+    ended, the mini-batches of all ranks together differ by at most one prompt.
+    """
+    order = {prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(prompt_ids), start=first)}
     minibatches: list[list[int]] = [[] for _ in range(num_minibatches)]
     for row, prompt_id in enumerate(prompt_ids):
         minibatches[order[prompt_id] % num_minibatches].append(row)

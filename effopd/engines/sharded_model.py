@@ -130,7 +130,7 @@ _STATE = (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ)
 def _nothing(batch: TrainBatch, output: Any) -> tuple[Tensor]:
     """A loss of 0 that has run the same modules as any other."""
     values = output if isinstance(output, Tensor) else output.logprobs
-    return (values.sum(),)
+    return (values[batch.response_mask].sum(),)  # of nothing; a critic has values at prompts and padding, too
 
 
 def _not_finite(step: int) -> str:

@@ -19,7 +19,8 @@ from measure import Comparison, alternate, argument_parser, parse, peak_growth, 
 from random_models import write_half_billion
 
 from effopd.algorithms.opd import OPD
-from effopd.config.schema import Device, Dtype, LearnerConfig, MovedParameters
+from effopd.algorithms.surrogate import Clipping
+from effopd.config.schema import AlgoConfig, Device, Dtype, LearnerConfig, MovedParameters
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.extrapolation.selection import moved_parameters
 from effopd.types import ShardKind
@@ -37,7 +38,8 @@ def make_learner(
         config,
         model_path=model_path,
         attn_implementation="sdpa",
-        algorithm=OPD(clip_low=0.2, clip_high=0.2, dual_clip=3.0, importance_cap=5.0),
+        algorithm=OPD(Clipping(low=0.2, high=0.2, dual=3.0), importance_cap=5.0),
+        algo=AlgoConfig(),
         teacher_head=None,
         moved=moved_parameters(MovedParameters.matrices) if is_moved else (lambda name, shape: False),
         num_steps=1000,

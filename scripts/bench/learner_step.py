@@ -18,7 +18,8 @@ from measure import Comparison, alternate, argument_parser, parse, report
 from random_models import write_small
 
 from effopd.algorithms.opd import OPD
-from effopd.config.schema import Device, LearnerConfig
+from effopd.algorithms.surrogate import Clipping
+from effopd.config.schema import AlgoConfig, Device, LearnerConfig
 from effopd.data.collate import collate
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.microbatches import plan_micro_batches, take_rows
@@ -27,7 +28,8 @@ from effopd.models import resolve_model_path
 from effopd.types import FinishReason, PolicyVersion, Rollout, ScoredRollout, TeacherScores, TrainBatch
 
 GOAL = 0.80
-ALGORITHM = OPD(clip_low=0.2, clip_high=0.2, dual_clip=3.0, importance_cap=5.0)
+CLIPPING = Clipping(low=0.2, high=0.2, dual=3.0)
+ALGORITHM = OPD(CLIPPING, importance_cap=5.0)
 
 
 def random_rollouts(
@@ -85,10 +87,8 @@ def bare_step(model_path: str, config: LearnerConfig, rollouts: list[ScoredRollo
         old = logprobs.detach()
         advantages = batch.teacher_logprobs[rows, columns] - old
         ratio = (logprobs - old).exp()
-        loss = torch.maximum(
-            -advantages * ratio, -advantages * ratio.clamp(1 - ALGORITHM.clip_low, 1 + ALGORITHM.clip_high)
-        )
-        loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * ALGORITHM.dual_clip), loss)
+        loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - CLIPPING.low, 1 + CLIPPING.high))
+        loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * CLIPPING.dual), loss)
         weights = (old - batch.rollout_logprobs[rows, columns]).exp().clamp(max=ALGORITHM.importance_cap)
         return (weights * loss).sum() / num_tokens
 
@@ -111,6 +111,7 @@ def compare(name: str, model_path: str, rollouts: list[ScoredRollout], arguments
             model_path=model_path,
             attn_implementation="sdpa",
             algorithm=ALGORITHM,
+            algo=AlgoConfig(),
             teacher_head=None,
             moved=lambda name, shape: False,
             num_steps=1000,

@@ -2,14 +2,20 @@
 
 The policy has a vocabulary of 50 and writes two tokens after one prompt token; what it says depends on the whole prefix.
 The expectation of a loss's gradient over all 2,500 responses, exactly on-policy and with a fixed denominator, must be the
-gradient of the stated objective. Losses known to be wrong in other code bases must fail the same test.
+gradient of the stated objective. Losses known to be wrong in other code bases must fail the same test. Losses made of
+rewards are in `test_policy_gradient_oracle.py`.
 """
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_policy import ToyPolicy, assert_same, difference, response_logprobs
 
 from effopd.algorithms.divergence import reverse_kl_k1, reverse_kl_k3
 from effopd.algorithms.logprobs import exact_forward_kl, exact_reverse_kl
@@ -17,56 +23,28 @@ from effopd.algorithms.masked import token_mean
 from effopd.algorithms.opd import OPD
 from effopd.algorithms.opd_full import FullVocabularyOPD, policy_reverse_kl
 from effopd.algorithms.policy_output import Head, PolicyOutput
-from effopd.types import ScoredBatch
+from effopd.algorithms.surrogate import Clipping
+from effopd.types import ScoredBatch, StepTotals
 
 V, D, R = 50, 6, 2
 PROMPT = 7
-
-
-class ToyPolicy:
-    """Hidden state t = tanh of the sum of embeddings up to t; logits = hidden @ head."""
-
-    def __init__(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.embedding = torch.randn(V, D, generator=generator, dtype=torch.float64)
-        self.head = torch.randn(V, D, generator=generator, dtype=torch.float64)
-
-    def parameters(self) -> list[Tensor]:
-        return [self.embedding, self.head]
-
-    def requires_grad(self) -> "ToyPolicy":
-        for parameter in self.parameters():
-            parameter.requires_grad_()
-        return self
-
-    def hidden(self, token_ids: Tensor) -> Tensor:
-        return self.embedding[token_ids].cumsum(1).tanh()
-
-    def logits(self, token_ids: Tensor) -> Tensor:
-        return self.hidden(token_ids) @ self.head.T
+TOTALS = StepTotals(num_tokens=R, num_sequences=1)
 
 
 @pytest.fixture(scope="module")
 def student() -> ToyPolicy:
-    return ToyPolicy(0).requires_grad()
+    return ToyPolicy(0, V, D).requires_grad()
 
 
 @pytest.fixture(scope="module")
 def teacher() -> ToyPolicy:
-    return ToyPolicy(1)
+    return ToyPolicy(1, V, D)
 
 
 def responses() -> Tensor:
     """All [V*V, 3] sequences: the prompt and two response tokens."""
     pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
     return torch.cat([torch.full((V * V, 1), PROMPT), pairs], dim=1)
-
-
-def response_logprobs(policy: ToyPolicy, token_ids: Tensor) -> Tensor:
-    """[B, 3], aligned with the tokens, 0 at the prompt."""
-    logprobs = policy.logits(token_ids).log_softmax(-1)
-    picked = logprobs[:, :-1].gather(-1, token_ids[:, 1:, None]).squeeze(-1)
-    return torch.cat([torch.zeros(len(token_ids), 1, dtype=picked.dtype), picked], dim=1)
 
 
 def exact_objective_gradient(
@@ -133,25 +111,13 @@ def teacher_head_of(teacher: ToyPolicy) -> Head:
     return lambda hidden: hidden @ teacher.head.T
 
 
-def assert_same(actual: list[Tensor], expected: list[Tensor]) -> None:
-    # The core computes in float32, as it does in training: relative 1e-4 of the largest entry.
-    for ours, exact in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-4 * exact.abs().max().item())
-
-
-def difference(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """Relative distance between two gradients."""
-    flat, exact = (torch.cat([part.flatten() for part in parts]) for parts in (actual, expected))
-    return ((flat - exact).norm() / exact.norm()).item()
-
-
 def test_sampled_opd_estimates_the_exact_reverse_kl_gradient_with_prefixes_held_fixed(
     student: ToyPolicy, teacher: ToyPolicy
 ) -> None:
-    algorithm = OPD(clip_low=0.2, clip_high=0.2, dual_clip=3.0, importance_cap=5.0)
+    algorithm = OPD(Clipping(low=0.2, high=0.2, dual=3.0), importance_cap=5.0)
 
     def loss_of(batch: ScoredBatch, output: PolicyOutput) -> Tensor:
-        return algorithm.loss(algorithm.prepare(batch), output, None, num_tokens=R).loss
+        return algorithm.loss(algorithm.prepare(batch), output, None, TOTALS).loss
 
     assert_same(
         expected_gradient(student, teacher, loss_of), exact_objective_gradient(student, teacher, exact_reverse_kl)
@@ -162,7 +128,7 @@ def test_full_vocabulary_opd_estimates_the_same_gradient(student: ToyPolicy, tea
     algorithm = FullVocabularyOPD()
 
     def loss_of(batch: ScoredBatch, output: PolicyOutput) -> Tensor:
-        return algorithm.loss(algorithm.prepare(batch), output, teacher_head_of(teacher), num_tokens=R).loss
+        return algorithm.loss(algorithm.prepare(batch), output, teacher_head_of(teacher), TOTALS).loss
 
     assert_same(
         expected_gradient(student, teacher, loss_of), exact_objective_gradient(student, teacher, exact_reverse_kl)
@@ -170,7 +136,7 @@ def test_full_vocabulary_opd_estimates_the_same_gradient(student: ToyPolicy, tea
 
 
 def test_full_vocabulary_opd_has_less_variance_than_sampled_opd(student: ToyPolicy, teacher: ToyPolicy) -> None:
-    sampled = OPD(clip_low=0.2, clip_high=0.2, dual_clip=3.0, importance_cap=5.0)
+    sampled = OPD(Clipping(low=0.2, high=0.2, dual=3.0), importance_cap=5.0)
     full = FullVocabularyOPD()
     exact = exact_objective_gradient(student, teacher, exact_reverse_kl)
     with torch.no_grad():
@@ -182,7 +148,7 @@ def test_full_vocabulary_opd_has_less_variance_than_sampled_opd(student: ToyPoli
         for row in chosen:
             batch = batch_of(student, teacher, row[None])
             output = output_of(student, batch)
-            loss = algorithm.loss(algorithm.prepare(batch), output, teacher_head_of(teacher), num_tokens=R).loss
+            loss = algorithm.loss(algorithm.prepare(batch), output, teacher_head_of(teacher), TOTALS).loss
             total += difference(list(torch.autograd.grad(loss, student.parameters())), exact) ** 2
         return total / len(chosen)
 

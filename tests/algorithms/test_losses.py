@@ -11,8 +11,8 @@ from effopd.algorithms.logprobs import entropy, exact_forward_kl, exact_reverse_
 from effopd.algorithms.masked import masked_sum, token_mean
 from effopd.algorithms.opd import OPD
 from effopd.algorithms.policy_output import PolicyOutput
-from effopd.algorithms.surrogate import clipped_surrogate, truncated_importance_weights
-from effopd.types import TrainBatch
+from effopd.algorithms.surrogate import Clipping, clipped_surrogate, truncated_importance_weights
+from effopd.types import StepTotals, TrainBatch
 
 
 def surrogate(logprob: float, old_logprob: float, advantage: float) -> float:
@@ -110,7 +110,7 @@ def test_micro_batches_add_up_to_the_whole_batch() -> None:
     mask = torch.tensor([[False, True, True, True], [False, False, True, False], [False, True, True, False]])
     teacher = torch.randn(3, 4, generator=generator) - 2
     rollout = torch.randn(3, 4, generator=generator) * 0.1 - 2
-    algorithm = OPD(clip_low=0.2, clip_high=0.2, dual_clip=3.0, importance_cap=5.0)
+    algorithm = OPD(Clipping(low=0.2, high=0.2, dual=3.0), importance_cap=5.0)
 
     def loss_of(rows: slice) -> Tensor:
         batch = TrainBatch(
@@ -121,6 +121,6 @@ def test_micro_batches_add_up_to_the_whole_batch() -> None:
             teacher_logprobs=teacher[rows],
         )
         output = make_output(100, hidden[rows], head, token_ids[rows], mask[rows])
-        return algorithm.loss(batch, output, None, num_tokens=6).loss
+        return algorithm.loss(batch, output, None, StepTotals(num_tokens=6, num_sequences=3)).loss
 
     torch.testing.assert_close(loss_of(slice(0, 1)) + loss_of(slice(1, 3)), loss_of(slice(0, 3)))

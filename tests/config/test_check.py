@@ -10,6 +10,7 @@ from effopd.config.schema import (
     AlgorithmName,
     DebugMode,
     GateKind,
+    KLPlacement,
     RolloutEngine,
     RunConfig,
     Runtime,
@@ -38,6 +39,9 @@ def changed(changes: dict[str, object]) -> RunConfig:
 ACCURACY = {"accelerate.gate": GateKind.accuracy}
 TRAIN_ONLY = {"debug.mode": DebugMode.train_only}
 LOCAL = {"cluster.runtime": Runtime.local}
+GRPO = {"algo.name": AlgorithmName.grpo, "rollout.samples_per_prompt": 8}
+DAPO = {"algo.name": AlgorithmName.dapo, "rollout.samples_per_prompt": 8}
+PPO = {"algo.name": AlgorithmName.ppo}
 
 # changes to a valid configuration, words that the one violation must contain
 VIOLATIONS = [
@@ -68,6 +72,30 @@ VIOLATIONS = [
     ({"rollout.prompts_per_step": 1, "learner.num_ranks": 2}, ["rollout.prompts_per_step=1", "learner.num_ranks=2"]),
     ({"algo.name": AlgorithmName.opd_full, "algo.clip_low": 0.1}, ["algo.clip_low=0.1", "opd_full"]),
     ({"algo.name": AlgorithmName.opd_full, "algo.importance_cap": 2.0}, ["algo.importance_cap=2.0", "opd_full"]),
+    ({"teacher.path": "???"}, ["teacher.path is required with algo.name=opd", "give a model folder"]),
+    ({"teacher.path": "???", "algo.name": AlgorithmName.opd_full}, ["teacher.path is required", "algo.name=opd_full"]),
+    ({"algo.kl_coef": 0.1}, ["algo.kl_coef=0.1", "no effect with algo.name=opd"]),
+    ({"algo.dynamic_sampling": True}, ["algo.dynamic_sampling=true", "algo.name=opd"]),
+    ({"algo.critic_lr": 1e-4, **GRPO}, ["algo.critic_lr=0.0001", "algo.name=grpo"]),
+    ({"algo.kl_in": KLPlacement.reward, **GRPO}, ["algo.kl_in=reward", "algo.name=grpo"]),
+    ({"algo.overlong_buffer": 8, **GRPO}, ["algo.overlong_buffer=8", "algo.name=grpo"]),
+    ({"algo.reward_coef": 0.5, **GRPO}, ["algo.reward_coef=0.5", "algo.name=grpo"]),
+    ({"algo.kl_coef": 0.1, **DAPO}, ["algo.kl_coef=0.1", "algo.name=dapo"]),
+    ({"algo.discount": 0.9, **DAPO}, ["algo.discount=0.9", "algo.name=dapo"]),
+    ({"algo.dynamic_sampling": True, **PPO}, ["algo.dynamic_sampling=true", "algo.name=ppo"]),
+    ({"algo.max_sampling_rounds": 3, **PPO}, ["algo.max_sampling_rounds=3", "algo.name=ppo"]),
+    ({"algo.max_sampling_rounds": 3, **DAPO}, ["algo.max_sampling_rounds=3", "algo.dynamic_sampling=true"]),
+    ({"data.verifier": None, **PPO}, ["algo.name=ppo", "data.verifier=null", "effopd.rewards.math:verify"]),
+    ({"data.verifier": None, **GRPO}, ["algo.name=grpo", "data.verifier=null"]),
+    ({**GRPO, "rollout.samples_per_prompt": 1}, ["algo.name=grpo", "rollout.samples_per_prompt=1", "=8"]),
+    ({**DAPO, "rollout.samples_per_prompt": 1}, ["algo.name=dapo", "rollout.samples_per_prompt=1", "=8"]),
+    ({"algo.reward_coef": 0.5}, ["algo.name=opd", "rollout.samples_per_prompt=1", "compared with each other"]),
+    ({"algo.num_minibatches": 257}, ["algo.num_minibatches=257", "rollout.prompts_per_step=256"]),
+    ({"algo.overlong_buffer": 1024, **DAPO}, ["algo.overlong_buffer=1024", "rollout.max_response_len=1024"]),
+    (
+        {"accelerate.gate": GateKind.reverse_kl, **GRPO},
+        ["accelerate.gate=reverse_kl and algo.name=grpo", "another objective", "accelerate=released"],
+    ),
     ({"accelerate.accept": AcceptRule.non_worse}, ["accelerate.accept=non_worse", "accelerate.gate=none"]),
     ({"accelerate.num_prompts": 20}, ["accelerate.num_prompts=20", "accelerate.gate=none"]),
     ({"accelerate.max_length_change": 0.1, **ACCURACY}, ["accelerate.max_length_change=0.1", "gate=accuracy"]),
@@ -104,6 +132,13 @@ PERMITTED = [
     {"data.num_rows": 51, **ACCURACY},
     {"logger.wandb": WandbMode.offline, "logger.wandb_project": "mine"},
     {"data.path": "toy:sums"},
+    {"teacher.path": "???", **GRPO},
+    {"teacher.path": "???", **PPO},
+    {"teacher.path": "???", **ACCURACY, **GRPO},
+    {"algo.reward_coef": 0.5, "rollout.samples_per_prompt": 2},
+    {"algo.kl_coef": 0.1, "algo.kl_in": KLPlacement.reward, "algo.value_clip": 0.5, **PPO},
+    {"algo.dynamic_sampling": True, "algo.max_sampling_rounds": 3, "algo.overlong_buffer": 1023, **DAPO},
+    {"algo.num_minibatches": 256, "algo.num_epochs": 4, **GRPO},
 ]
 
 

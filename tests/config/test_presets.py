@@ -25,6 +25,9 @@ GROUP_CHOICES = sorted(
 )
 
 
+OWN = ("model.path=some/student", "data.path=some/prompts", "data.verifier=effopd.rewards.math:verify")
+
+
 def train_config(*arguments: str) -> RunConfig:
     with open_configs() as configs:
         (job,) = training_jobs(configs, arguments, is_multirun=False)
@@ -86,6 +89,20 @@ def test_an_acceleration_preset_is_what_its_source_says(preset, gate, accept, mo
     assert (settings.gate, settings.accept, settings.moved, settings.seeds) == (gate, accept, moved, seeds)
     assert settings.step_sizes == [2.0, 4.0, 6.0, 8.0, 10.0]
     assert (settings.num_prompts, settings.samples_per_prompt) == (50, 1)
+
+
+@pytest.mark.parametrize("preset", ["ppo", "grpo", "dapo"])
+def test_an_algorithm_preset_passes_the_checks_without_a_teacher(preset):
+    config = train_config("model=toy_sums", "data=toy_sums", f"algo={preset}", "rollout.samples_per_prompt=8")
+    assert training_violations(config) == []
+    assert config.algo.name == preset
+
+
+def test_algorithm_presets_have_the_published_values():
+    # GRPO clips at 0.2 and 0.2 with a KL of 0.001; DAPO at 0.2 and 0.28 without, sampling dynamically.
+    grpo, dapo = (train_config(*OWN, f"algo={name}", "rollout.samples_per_prompt=8").algo for name in ("grpo", "dapo"))
+    assert (grpo.clip_low, grpo.clip_high, grpo.kl_coef, grpo.dynamic_sampling) == (0.2, 0.2, 0.001, False)
+    assert (dapo.clip_low, dapo.clip_high, dapo.kl_coef, dapo.dynamic_sampling) == (0.2, 0.28, 0.0, True)
 
 
 @pytest.mark.parametrize(

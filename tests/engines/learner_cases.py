@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy
 import torch
+from plain_learner import PlainLearner
 from transformers import AutoModelForCausalLM
 
-from effopd.algorithms.opd import OPD
-from effopd.algorithms.opd_full import FullVocabularyOPD
-from effopd.config.schema import Device, Dtype, LearnerConfig
+from effopd.algorithms.build import build_algorithm
+from effopd.checkpoints.learner_state import CRITIC_KINDS, POLICY_KINDS
+from effopd.config.schema import AlgoConfig, AlgorithmName, Device, Dtype, KLPlacement, LearnerConfig
 from effopd.engines import deepspeed_setup
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.errors import EffOPDError
@@ -29,14 +30,32 @@ from effopd.weights import SegmentReader
 VOCABULARY = 53
 TEACHER_WIDTH = 11
 LR = 1e-3
+CRITIC_LR = 3e-3
 STATE_KINDS = (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ)
+
+_PPO = AlgoConfig(name=AlgorithmName.ppo, kl_coef=0.1, kl_in=KLPlacement.reward, gae_lambda=0.9, critic_lr=CRITIC_LR)
+_GRPO = AlgoConfig(name=AlgorithmName.grpo, kl_coef=0.1)
+ALGOS = {
+    "opd": AlgoConfig(),
+    "opd_full": AlgoConfig(name=AlgorithmName.opd_full),
+    "opd_and_outcome": AlgoConfig(reward_coef=0.5, num_minibatches=2, num_epochs=2),
+    "dapo_in_four_steps": AlgoConfig(name=AlgorithmName.dapo, overlong_buffer=4, num_minibatches=2, num_epochs=2),
+    "grpo": _GRPO,
+    "grpo_in_two_steps": replace(_GRPO, num_minibatches=2),
+    "grpo_in_four_steps": replace(_GRPO, num_minibatches=2, num_epochs=2),
+    "ppo": _PPO,
+    "ppo_in_two_steps": replace(_PPO, num_minibatches=2),
+    "ppo_in_four_steps": replace(_PPO, num_minibatches=2, num_epochs=2),
+}
+"""By name, so that settings can be cached and sent."""
+MAX_RESPONSE_LEN = 8
 
 # So that some parameters of a tiny model are persistent under ZeRO-3 and some are not.
 deepspeed_setup._PERSISTENT_ELEMENTS = 500
 
 
 def make_rollouts(num_rollouts: int, seed: int = 0) -> list[ScoredRollout]:
-    """Ragged rollouts with both teacher payloads to choose from; two samples per prompt."""
+    """Ragged rollouts, two samples per prompt, with whatever any algorithm needs but hidden states."""
     rollouts = []
     for index in range(num_rollouts):
         generator = torch.Generator().manual_seed(1000 * seed + index)
@@ -53,7 +72,9 @@ def make_rollouts(num_rollouts: int, seed: int = 0) -> list[ScoredRollout]:
             policy_version=PolicyVersion(step=0),
         )
         teacher = TeacherScores(sampled=-math.log(VOCABULARY) + torch.randn(response_len, generator=generator))
-        rollouts.append(ScoredRollout(rollout=rollout, teacher=teacher))
+        reference = rollout.rollout_logprobs + 0.3 * torch.randn(response_len, generator=generator)
+        reward = (7 * index % 5) / 4
+        rollouts.append(ScoredRollout(rollout=rollout, teacher=teacher, reward=reward, reference_logprobs=reference))
     return rollouts
 
 
@@ -88,7 +109,7 @@ def make_learner(
     dtype: str = "float32",
     num_steps: int = 100,
     segment: str | None = None,
-    exact: bool = False,
+    algo: str = "opd",
     moved: Any = is_matrix,
     **settings: Any,
 ) -> DeepSpeedLearner:
@@ -99,8 +120,9 @@ def make_learner(
         config,
         model_path=model,
         attn_implementation="sdpa",
-        algorithm=FullVocabularyOPD() if exact else OPD(0.2, 0.2, 3.0, 5.0),
-        teacher_head=teacher_head() if exact else None,
+        algorithm=build_algorithm(ALGOS[algo], MAX_RESPONSE_LEN),
+        algo=ALGOS[algo],
+        teacher_head=teacher_head() if algo == "opd_full" else None,
         moved=moved,
         num_steps=num_steps,
         rank=rank,
@@ -115,6 +137,15 @@ def state_of(learner: DeepSpeedLearner, *kinds: ShardKind) -> dict[str, dict[str
     """This rank's fragments by kind and name."""
     names = [fragment.name for fragment in learner.fragments()]
     return {kind.value: {name: tensor.numpy() for name, tensor in learner.read(kind, names).items()} for kind in kinds}
+
+
+def critic_of(learner: DeepSpeedLearner) -> dict[str, dict[str, numpy.ndarray]]:
+    """Likewise of the critic; nothing of any kind without one, or where another rank answers for all of it."""
+    names = [fragment.name for fragment in learner.critic_fragments()]
+    return {
+        kind.value: {name: tensor.numpy() for name, tensor in learner.read(kind, names).items()} if names else {}
+        for kind in CRITIC_KINDS
+    }
 
 
 def weights_of(learner: DeepSpeedLearner, rank: int) -> dict[str, torch.Tensor]:
@@ -169,7 +200,7 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype, segment=segment)
     mine = share(make_rollouts(13), rank, world_size)
     rollouts = [scored.rollout for scored in mine]
-    seen: dict[str, Any] = {"fragments": learner.fragments(), "initial": state_of(learner, *ShardKind)}
+    seen: dict[str, Any] = {"fragments": learner.fragments(), "initial": state_of(learner, *POLICY_KINDS)}
 
     for _ in range(4):
         report = learner.update(mine)
@@ -179,7 +210,7 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
         return fingerprint(state_of(learner, *STATE_KINDS)["master"], weights_of(learner, rank))
 
     # A search that ends in a refusal, with an evaluation after every write: it leaves gathered copies behind.
-    seen["current"] = state_of(learner, *ShardKind)
+    seen["current"] = state_of(learner, *POLICY_KINDS)
     before, logprobs_before = bits(), learner.response_logprobs(rollouts)
     seen["displacement"] = learner.open_trigger()
     for step_size in (2.0, 4.0):
@@ -193,7 +224,7 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     learner.response_logprobs(rollouts)
     learner.close_trigger(0.0, zero_exp_avg=True)
     seen["is_rolled_back"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
-    seen["after_refusal"] = state_of(learner, *ShardKind)
+    seen["after_refusal"] = state_of(learner, *POLICY_KINDS)
 
     # The forward really used the candidate's weights: plain transformers with the published weights agrees.
     seen["largest_jump_in_logprobs"] = _largest_difference(candidate_logprobs, logprobs_before)
@@ -203,14 +234,14 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
         seen["error_of_candidate"] = _largest_difference(candidate_logprobs, expected)
 
     learner.update(mine)
-    seen["before_jump"] = state_of(learner, *ShardKind)
+    seen["before_jump"] = state_of(learner, *POLICY_KINDS)
     seen["second_displacement"] = learner.open_trigger()
     learner.write_candidate(2.0)
     learner.response_logprobs(rollouts)
     learner.close_trigger(2.0, zero_exp_avg=False)
-    seen["jumped"] = state_of(learner, *ShardKind)
+    seen["jumped"] = state_of(learner, *POLICY_KINDS)
     learner.update(mine)
-    seen["after_step"] = state_of(learner, *ShardKind)
+    seen["after_step"] = state_of(learner, *POLICY_KINDS)
     seen["after_step_weights"] = {name: w.float().numpy() for name, w in weights_of(learner, rank).items()}
     seen["optimizer_step"] = learner.progress().optimizer_step
     publication = learner.stage(PolicyVersion(step=9))
@@ -232,18 +263,21 @@ def zeroed_moments(rank: int, world_size: int, *, model: str, stage: int, dtype:
     return {"before": before, "after": after, "fragments": fragments}
 
 
-def train(rank: int, world_size: int, *, model: str, num_updates: int = 1, parts: Any = None, **settings: Any) -> Any:
+def train(
+    rank: int, world_size: int, *, model: str, num_updates: int = 1, seed: int = 0, parts: Any = None, **settings: Any
+) -> Any:
     """Updates on `parts[rank]` (indices into the recorded rollouts); state and the last report."""
     learner = make_learner(rank, world_size, model=model, **settings)
-    rollouts = make_rollouts(13)
-    if settings.get("exact"):
+    rollouts = make_rollouts(13, seed)
+    if settings.get("algo") == "opd_full":
         rollouts = with_hidden_states(rollouts)
     mine = share(rollouts, rank, world_size) if parts is None else [rollouts[index] for index in parts[rank]]
     for _ in range(num_updates):
         report = learner.update(mine)
     result = {
         "fragments": learner.fragments(),
-        "state": state_of(learner, *STATE_KINDS),
+        "critic_fragments": learner.critic_fragments(),
+        "state": state_of(learner, *STATE_KINDS) | critic_of(learner),
         "metrics": dict(report.metrics),
         "num_response_tokens": report.num_response_tokens,
         "logprobs": learner.response_logprobs([scored.rollout for scored in mine]),
@@ -257,7 +291,7 @@ def initial_state(rank: int, world_size: int, *, model: str, **settings: Any) ->
     learner = make_learner(rank, world_size, model=model, **settings)
     result = {
         "fragments": learner.fragments(),
-        "state": state_of(learner, *ShardKind),
+        "state": state_of(learner, *POLICY_KINDS),
         "optimizer_step": learner.progress().optimizer_step,
     }
     learner.close()
@@ -300,7 +334,7 @@ def resume(rank: int, world_size: int, *, model: str, directory: str, **settings
     result = {
         "error": error,
         "fragments": learner.fragments(),
-        "loaded": state_of(learner, *ShardKind),
+        "loaded": state_of(learner, *POLICY_KINDS),
         "optimizer_step": learner.progress().optimizer_step,
         "has_previous_displacement": learner.progress().has_previous_displacement,
     }
@@ -312,7 +346,7 @@ def resume(rank: int, world_size: int, *, model: str, directory: str, **settings
 
 def divergence(rank: int, world_size: int, *, model: str, **settings: Any) -> Any:
     """Exact reverse KL per response by the learner, and by plain transformers."""
-    learner = make_learner(rank, world_size, model=model, exact=True, **settings)
+    learner = make_learner(rank, world_size, model=model, algo="opd_full", **settings)
     mine = share(with_hidden_states(make_rollouts(13)), rank, world_size)
     measured = learner.reverse_kl(mine)
     learner.close()
@@ -340,3 +374,72 @@ def published(rank: int, world_size: int, *, model: str, segment: str, **setting
     }
     learner.close()
     return result
+
+
+def critic_life(rank: int, world_size: int, *, model: str, **settings: Any) -> Any:
+    """Two updates with a critic, the state, and one more update."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    mine = share(make_rollouts(13), rank, world_size)
+    result: dict[str, Any] = {
+        "fragments": learner.fragments(),
+        "critic_fragments": learner.critic_fragments(),
+        "initial": critic_of(learner),
+    }
+    for _ in range(2):
+        learner.update(mine)
+    result["state"] = state_of(learner, *POLICY_KINDS) | critic_of(learner)
+    result["optimizer_step"] = learner.progress().optimizer_step
+    learner.update(mine)
+    result["after_step"] = state_of(learner, *STATE_KINDS) | critic_of(learner)
+    learner.close()
+    return result
+
+
+def critic_resume(rank: int, world_size: int, *, model: str, directory: str, **settings: Any) -> Any:
+    """Load a state with a critic and take one more update."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    error = ""
+    try:
+        learner.load_state(Path(directory))
+    except EffOPDError as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    result: dict[str, Any] = {"error": error}
+    if not error:
+        result |= {
+            "fragments": learner.fragments(),
+            "critic_fragments": learner.critic_fragments(),
+            "state": state_of(learner, *STATE_KINDS) | critic_of(learner),
+            "optimizer_step": learner.progress().optimizer_step,
+        }
+        learner.update(share(make_rollouts(13), rank, world_size))
+        result["after_step"] = state_of(learner, *STATE_KINDS) | critic_of(learner)
+    learner.close()
+    return result
+
+
+def rates(rank: int, world_size: int, *, model: str, num_updates: int, **settings: Any) -> list[float]:
+    """The learning rate of every update."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    mine = share(make_rollouts(13), rank, world_size)
+    found = [learner.update(mine).metrics["lr"] for _ in range(num_updates)]
+    learner.close()
+    return found
+
+
+def against_plain(rank: int, world_size: int, *, model: str, algo: str, minibatches: Any, **settings: Any) -> Any:
+    """Two updates by the learner, and the same by a plain loop that is told which rows make which step."""
+    learner = make_learner(rank, world_size, model=model, algo=algo, **settings)
+    updates = [make_rollouts(13, seed) for seed in (0, 1)]
+    reports = [learner.update(rollouts) for rollouts in updates]
+    learned = {kind: held for kind, held in (state_of(learner, *STATE_KINDS) | critic_of(learner)).items() if held}
+    initial = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
+    learner.close()
+    plain = PlainLearner(model, LearnerConfig(lr=LR), ALGOS[algo], MAX_RESPONSE_LEN)
+    norms = [plain.update(rollouts, minibatches) for rollouts in updates]
+    return {
+        "learned": learned,
+        "plain": plain.state(),
+        "initial": {name: tensor.numpy() for name, tensor in initial.items()},
+        "metrics": [dict(report.metrics) for report in reports],
+        "plain_norms": norms,
+    }
