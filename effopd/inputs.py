@@ -32,7 +32,7 @@ class RunInputs:
     """By name; empty when nothing is evaluated."""
     canary_prompts: tuple[Prompt, ...]
     data_records: Mapping[str, DataRecord]
-    """What was read, by `data` or the name of the evaluation set."""
+    """What was read, by the key that it stands under: `data`, `eval`, `eval.sets.<name>`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
         gate_prompts=gate_prompts,
         eval_sets=eval_sets,
         canary_prompts=tuple(prompts[: num_canaries(config.rollout.num_samplers)]),
-        data_records={"data": record, **{name: one.record for name, one in eval_sets.items()}},
+        data_records={"data": record, **{one.settings.section: one.record for one in eval_sets.values()}},
     )
 
 

@@ -69,14 +69,13 @@ def train(config: RunConfig) -> None:
 def evaluate(config: RunConfig) -> None:
     """Run `effopd eval`: score the model in `model.path` and write what `result_files` says into the run folder."""
     # Engines are sized for what is asked of them, which here is the evaluation alone.
-    response_len = max(one.max_response_len for one in evaluation_sets(config).values())
-    config = replace(config, rollout=replace(config.rollout, max_response_len=response_len))
-    student = read_student(config)
-    teacher = read_eval_teacher(config, student)
+    engine_config = sized_for_evaluation(config)
+    student = read_student(engine_config)
+    teacher = read_eval_teacher(engine_config, student)
     prompts = read_eval_sets(config, student)
     run_dir = run_folder(config)
     run_dir.mkdir(parents=True, exist_ok=True)
-    sets = judge_sets(config, student, teacher, prompts)
+    sets = judge_sets(engine_config, student, teacher, prompts)
     results = evaluate_sets(sets)
     write_results(run_dir, evaluation_manifest(config), sets, results)
     # Soft-wrapped: a narrow terminal, or a log file, gets whole rows.
@@ -117,6 +116,16 @@ def evaluation_manifest(config: RunConfig) -> dict[str, object]:
         "git": git_source(Path(__file__).parent),
         "command": sys.argv,
     }
+
+
+def sized_for_evaluation(config: RunConfig) -> RunConfig:
+    """Return `config` with the longest prompt and response of its evaluation sets in the place of those of training."""
+    sets = evaluation_sets(config).values()
+    return replace(
+        config,
+        data=replace(config.data, max_prompt_len=max(one.source.max_prompt_len for one in sets)),
+        rollout=replace(config.rollout, max_response_len=max(one.max_response_len for one in sets)),
+    )
 
 
 def play(

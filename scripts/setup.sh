@@ -5,6 +5,18 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONDONTWRITEBYTECODE   # compiled bytecode halves the start-up of vLLM
 
+# Model-written code runs inside bubblewrap; everything else works without it. Outside the stamp: the machine may be new
+# where the folder is old.
+if ! command -v bwrap > /dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+        install=(env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends bubblewrap)
+        "${install[@]}" > /dev/null 2>&1 || { apt-get update -qq && "${install[@]}"; } > /dev/null 2>&1 ||
+            echo "bubblewrap could not be installed; code rewards need it: apt-get install bubblewrap" >&2
+    else
+        echo "bubblewrap is missing; code rewards need it: apt-get install bubblewrap" >&2
+    fi
+fi
+
 venv="$PWD/.venv"
 requirements=docker/requirements-cpu.txt
 stamp="$venv/.effopd-setup"

@@ -91,5 +91,5 @@ def test_a_prompt_of_a_benchmark_that_is_too_long_is_an_error_unless_asked_other
 
 def test_every_data_set_of_a_run_is_recorded(config: RunConfig) -> None:
     records = read_inputs(config).data_records
-    assert list(records) == ["data", "a", "b"]
+    assert list(records) == ["data", "eval.sets.a", "eval.sets.b"]
     assert len({record.fingerprint for record in records.values()}) == 3

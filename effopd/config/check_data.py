@@ -118,9 +118,8 @@ def _eval_names(config: RunConfig) -> Iterator[str]:
         keys = f"{shown('eval.path', config.eval.path)} and eval.sets={','.join(names)}"
         yield f"{keys}: one set or several; write eval.path=null, or give the one file as +eval.sets.<name>.path"
     for name in names:
-        if not re.fullmatch(r"\w+", name) or name in ("data", "eval"):
-            rule = "a name must be made of letters, digits and underscores, and be neither data nor eval; rename it"
-            yield f"eval.sets.{name}: {rule}"
+        if not re.fullmatch(r"\w+", name):
+            yield f"eval.sets.{name}: a name must be made of letters, digits and underscores; rename it"
     only = config.eval.only
     if only is None:
         return

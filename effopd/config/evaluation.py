@@ -31,9 +31,9 @@ class EvalSet:
 def evaluation_sets(config: RunConfig) -> dict[str, EvalSet]:
     """Return the sets to evaluate on by name, in the order of the configuration; empty when there are none.
 
-    `eval.path` gives a single set, whose name is `eval`.
+    `eval.path` gives a single set, whose name is that path.
     """
-    sets = {} if config.eval.path is None else {"eval": _single_set(config, config.eval.path)}
+    sets = {} if config.eval.path is None else {config.eval.path: _single_set(config, config.eval.path)}
     for name in config.eval.sets:
         if config.eval.only is None or name in config.eval.only:
             sets[name] = _named_set(config, name)
@@ -83,7 +83,7 @@ def _single_set(config: RunConfig, path: str) -> EvalSet:
         drop_duplicates=False,
     )
     return EvalSet(
-        name="eval",
+        name=path,
         section="eval",
         source=source,
         apply_chat_template=_applies_chat_template(config),

@@ -80,7 +80,7 @@ def _problem(
         return unknown_key(key, choices)
     if override.prefix == "~":
         return f"{override.text}: a setting cannot be removed; give it a value instead"
-    if override.prefix and (key in SETTINGS or key in SECTIONS or key == "experiment"):
+    if override.prefix and (key in SETTINGS or key in SECTIONS or key in ("experiment", "scale")):
         return f"{override.text}: {key} exists, so nothing can be added; write {override.text.lstrip('+')}"
     if len(override.values) > 1 and not is_multirun:
         return (

@@ -67,13 +67,13 @@ class Configs:
         self._search_path = [] if extra is None else [f"hydra.searchpath=[{_quoted(f'file://{extra.absolute()}')}]"]
 
     def choices(self) -> dict[str, list[str]]:
-        """Every group and the names of its files."""
+        """Every group and the names of its files, but for those under a `_`, which other files bring in."""
         # Read from disk: Hydra's own listing copies the whole schema once for every group.
         files = [file.relative_to(folder) for folder in self._folders for file in folder.rglob("*.yaml")]
         names: dict[str, set[str]] = {}
         for file in files:
             group, _, name = file.with_suffix("").as_posix().partition("/")
-            if name:
+            if name and not name.startswith("_"):
                 names.setdefault(group, set()).add(name)
         return {group: sorted(names[group]) for group in sorted(names)}
 

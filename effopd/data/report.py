@@ -102,7 +102,7 @@ class DataRecord:
 
 
 def write_records(run_dir: Path, records: Mapping[str, DataRecord]) -> None:
-    """Write `data.json`: for `data` and every evaluation set its counts, overlaps and fingerprint."""
+    """Write `data.json`: for every data set, by the key that it stands under, its counts, overlaps and fingerprint."""
     rows = {name: {"fingerprint": record.fingerprint, **asdict(record.report)} for name, record in records.items()}
     replace_file(run_dir / DATA_NAME, (json.dumps(rows, indent=2) + "\n").encode())
 

@@ -103,7 +103,7 @@ def test_what_a_set_leaves_open_is_taken_from_eval_and_data():
 def test_a_path_is_a_single_set_with_the_columns_of_the_data():
     config = train_config("data.max_prompt_len=17", "eval.num_rows=5")
     (one,) = evaluation_sets(config).values()
-    assert (one.name, one.source.path, one.source.num_rows) == ("eval", "toy:sums", 5)
+    assert (one.name, one.source.path, one.source.num_rows) == ("toy:sums", "toy:sums", 5)
     assert (one.source.max_prompt_len, one.verifier) == (17, config.data.verifier)
 
 
@@ -156,7 +156,7 @@ MISTAKES = [
         ["eval.sets.math500.temperature=0", "eval.sets.math500.samples_per_prompt=4"],
     ),
     (["+eval.sets.own.num_rows=3"], ["eval.sets.own.path is required"]),
-    (["+eval.sets.eval.path=x/y"], ["eval.sets.eval", "rename it"]),
+    (["+eval.sets.a-b.path=x/y"], ["eval.sets.a-b", "rename it"]),
     (["~eval.sets.gpqa"], ["~eval.sets.gpqa", "eval.only="]),
     (["eval.only=[gpq]"], ["eval.only=[gpq]", "did you mean gpqa?"]),
     (["eval.only=[]"], ["eval.only=[]", "eval=none"]),

@@ -1,0 +1,36 @@
+"""Messages over pipes: eight bytes of length, then as many bytes."""
+
+import os
+
+MAX_MESSAGE_BYTES = 2**24
+
+
+class Closed(Exception):
+    """The other side is gone, or says more than it may."""
+
+
+def send(descriptor, data):
+    view = memoryview(len(data).to_bytes(8, "little") + data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        raise Closed("the pipe is closed") from error
+
+
+def receive(descriptor, max_bytes=MAX_MESSAGE_BYTES):
+    size = int.from_bytes(_read(descriptor, 8), "little")
+    if size > max_bytes:
+        raise Closed(f"a message of {size} bytes")
+    return _read(descriptor, size)
+
+
+def _read(descriptor, size):
+    parts, left = [], size
+    while left:
+        part = os.read(descriptor, min(left, 2**20))
+        if not part:
+            raise Closed("the pipe is closed")
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
