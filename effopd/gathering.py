@@ -109,6 +109,7 @@ def _rewards(roles: Roles, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -
     assert roles.verifier is not None
     with roles.tracker.phase("verify"):
         rewards = roles.verifier.rewards(rollouts, prompts)
+    roles.tracker.count_train_rewards(len(rewards))
     keys = [(summary.prompt_id, summary.sample_index) for summary in rollouts.summaries]
     return dict(zip(keys, rewards, strict=True))
 

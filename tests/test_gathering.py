@@ -43,6 +43,7 @@ class Stage:
     requests: list[GenerateRequest] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     num_verified: int = 0
+    num_counted: int = 0
 
     def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
         self.positions.append(position)
@@ -95,6 +96,9 @@ class Stage:
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def count_train_rewards(self, num_rewards: int) -> None:
+        self.num_counted += num_rewards
 
 
 def roles(stage: Stage, **absent: None) -> Roles:
@@ -157,8 +161,10 @@ def test_a_batch_that_suffices_is_the_only_one() -> None:
 
 def test_all_generated_tokens_count_those_of_groups_that_are_dropped_too() -> None:
     # Three batches of three prompts with responses of one and two tokens.
-    result = gathered(Stage(["abc", "def", "ghi"], dict.fromkeys("abcdef", RIGHT)))
+    stage = Stage(["abc", "def", "ghi"], dict.fromkeys("abcdef", RIGHT))
+    result = gathered(stage)
     assert result.num_generated_tokens == 3 * 3 * (1 + 2)
+    assert stage.num_counted == stage.num_verified == 18  # verifier calls, likewise
     assert result.metrics["response_len"] == 1.5
     assert result.metrics["truncated_fraction"] == 0.5
 

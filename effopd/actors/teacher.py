@@ -50,8 +50,9 @@ class TeacherActor:
         scored = self._running.score(rollouts, payload)
         return with_sampled_reverse_kl(summarise(rollouts), scored), scored
 
-    def score_reference(self, *parts: Sequence[Rollout | ScoredRollout]) -> list[ScoredRollout]:
-        return self._running.score_reference(to_train_on((item for part in parts for item in part), None))
+    def score_reference(self, items: Sequence[Rollout | ScoredRollout]) -> tuple:
+        """Return nothing, for the driver to wait for, then the scored rollouts."""
+        return None, self._running.score_reference(to_train_on(items, None))
 
 
 class RayTeacher:
@@ -78,11 +79,11 @@ class RayTeacher:
 
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
         with self._phase("score"):
+            references = [reference for part in batch.parts for reference in part]
             answers = [
-                [self._actors[index % len(self._actors)].score_reference.remote(reference) for reference in part]
-                for index, part in enumerate(batch.parts)
+                self._actors[index % len(self._actors)].score_reference.options(num_returns=2).remote(reference)
+                for index, reference in enumerate(references)
             ]
-            ray.wait(
-                all_of := [answer for part in answers for answer in part], num_returns=len(all_of), fetch_local=False
-            )
-        return replace(batch, parts=tuple(tuple(part) for part in answers))
+            wait_for([answer[0] for answer in answers], "the reference")
+        scored = iter(answer[1] for answer in answers)
+        return replace(batch, parts=tuple(tuple(next(scored) for _ in part) for part in batch.parts))
