@@ -35,7 +35,7 @@ METRICS = {
     "exopd": {"reverse_kl"},
     "grpo": {"reward", "reference_kl"},
     "ppo": {"reward", "reference_kl", "critic_grad_norm"},
-    "dapo": {"reward", "informative_groups"},
+    "dapo": {"reward", "informative_fraction"},
 }
 ONE_AFTER_ANOTHER = """
 import json, sys

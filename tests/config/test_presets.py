@@ -19,7 +19,11 @@ from effopd.config.schema import (
     SeedRule,
 )
 
-EXPERIMENTS = sorted(file.stem for file in (configs_folder() / "experiment").glob("toy_*.yaml"))
+EXPERIMENTS = sorted(
+    file.stem
+    for file in (configs_folder() / "experiment").glob("*.yaml")
+    if file.stem.startswith(("demo_", "toy_"))  # the others are recipes: test_recipes.py
+)
 GROUP_CHOICES = sorted(
     f"{file.parent.name}={file.stem}" for file in configs_folder().glob("*/*.yaml") if file.parent.name != "experiment"
 )

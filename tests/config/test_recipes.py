@@ -57,7 +57,9 @@ TEACHER_RUNS = {
 }
 METHODS = ("", "accelerate=paper", "accelerate=kl_gated", "algo=exopd")
 RECIPES = [*((name, method) for name in ROWS for method in METHODS), *((name, "") for name in TEACHER_RUNS)]
-FILES = sorted(path for path in (configs_folder() / "experiment").rglob("*.yaml") if not path.stem.startswith("toy_"))
+FILES = sorted(
+    path for path in (configs_folder() / "experiment").rglob("*.yaml") if not path.stem.startswith(("demo_", "toy_"))
+)
 
 
 @cache
@@ -101,6 +103,7 @@ def test_a_distillation_has_the_numbers_of_the_paper(name):
     assert (config.learner.warmup_steps, config.learner.zero_stage) == (0, row.zero_stage)
     assert (config.eval.every, config.checkpoint.every) == (2, 2)
     assert num_gpus(config) in (row.num_gpus - 1, row.num_gpus)
+    assert config.data.path == "Keven16/G-OPD-Training-Data"
     check_data_and_evaluation(config)
 
 
@@ -127,6 +130,7 @@ def check_data_and_evaluation(config: RunConfig) -> None:
 def test_a_teacher_run_has_the_numbers_of_the_paper(name):
     config, (base, algorithm) = recipe_config(name), TEACHER_RUNS[name]
     assert (config.name, config.model.path, config.algo.name) == (name, base, algorithm)
+    assert config.data.path == "zwhe99/DeepMath-103K"
     assert (config.data.max_prompt_len, config.rollout.max_response_len) == (2048, 20_480)
     # 32 x 16 = 512 responses to an optimizer step.
     assert (config.rollout.prompts_per_step, config.rollout.samples_per_prompt) == (32, 16)
