@@ -18,7 +18,7 @@ class DataError(EffOPDError, ValueError):
 
 
 class RolloutError(EffOPDError, RuntimeError):
-    """A sampler could not answer a request. The message names the prompt."""
+    """A sampler could not answer a request, and the message names the prompt; or what it sampled teaches nothing."""
 
 
 class WeightSyncError(EffOPDError, RuntimeError):

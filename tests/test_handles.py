@@ -3,8 +3,16 @@ import pickle
 import pytest
 import torch
 
-from effopd.handles import split_by_prompt, split_evenly
-from effopd.types import FinishReason, PolicyVersion, Rollout, TeacherScores
+from effopd.handles import as_scored, rewards_of, split_by_prompt, split_evenly, to_train_on
+from effopd.types import (
+    FinishReason,
+    PolicyVersion,
+    Rollout,
+    RolloutHandle,
+    ScoredHandle,
+    ScoredRollout,
+    TeacherScores,
+)
 
 
 def rollouts(num_prompts: int, num_samples: int = 1) -> list[Rollout]:
@@ -68,3 +76,46 @@ def test_a_pickled_rollout_is_the_same_rollout() -> None:
     assert restored.response_token_ids.tolist() == [5, 6, 7]
     assert restored.response_token_ids.dtype == torch.int64
     assert (restored.prompt_token_ids, restored.policy_version) == ((3, 4), PolicyVersion(step=0))
+
+
+def handle(items: list[Rollout] | list[ScoredRollout], rewards: dict[tuple[str, int], float] | None) -> ScoredHandle:
+    return ScoredHandle(parts=((items,),), summaries=(), policy_version=PolicyVersion(step=0), rewards=rewards)
+
+
+def test_nobody_has_scored_a_fresh_batch() -> None:
+    fresh = RolloutHandle(parts=((rollouts(2),),), summaries=(), policy_version=PolicyVersion(step=3))
+    scored = as_scored(fresh)
+    assert scored.parts is fresh.parts
+    assert (scored.rewards, scored.policy_version) == (None, PolicyVersion(step=3))
+
+
+def test_rewards_of_several_batches_are_one_table() -> None:
+    first, second = handle([], {("a", 0): 1.0}), handle([], {("b", 1): 0.5})
+    assert rewards_of([first, second]) == {("a", 0): 1.0, ("b", 1): 0.5}
+    assert rewards_of([handle([], None)]) is None
+    # A batch of which nothing is kept says so; it is not a batch without rewards.
+    assert rewards_of([handle([], {})]) == {}
+
+
+def test_what_has_no_reward_in_the_table_is_not_trained_on() -> None:
+    table = {("p0", 1): 1.0, ("p2", 0): 0.0}
+    kept = to_train_on(rollouts(3, num_samples=2), table)
+    assert [(item.rollout.prompt_id, item.rollout.sample_index, item.reward) for item in kept] == [
+        ("p0", 1, 1.0),
+        ("p2", 0, 0.0),
+    ]
+
+
+def test_without_a_table_everything_is_trained_on_and_keeps_what_it_has() -> None:
+    scored = [ScoredRollout(rollout=rollout, reward=0.25) for rollout in rollouts(2)]
+    assert to_train_on(scored, None) == scored
+    assert [item.reward for item in to_train_on(rollouts(2), None)] == [None, None]
+
+
+def test_a_reward_leaves_the_other_scores_alone() -> None:
+    (rollout,) = rollouts(1)
+    scored = ScoredRollout(
+        rollout=rollout, teacher=TeacherScores(sampled=torch.ones(3)), reference_logprobs=torch.zeros(3)
+    )
+    (item,) = to_train_on([scored], {("p0", 0): 1.0})
+    assert item.teacher is scored.teacher and item.reference_logprobs is scored.reference_logprobs

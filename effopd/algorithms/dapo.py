@@ -2,7 +2,8 @@
 
 Source: Yu et al., DAPO, arXiv 2503.14476, sections 3.1 to 3.4. Clip-higher is `algo.clip_high`; dynamic sampling, which
 replaces groups whose responses are all right or all wrong, happens where rollouts are gathered (`effopd.gathering`) and
-looks at the verifier's score before any punishment.
+looks at the verifier's score before any punishment. Beyond the paper: truncated importance weights for the sampler's
+numerics, and dual clip (set it high to be without).
 """
 
 from dataclasses import dataclass

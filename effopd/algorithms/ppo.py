@@ -3,7 +3,8 @@
 Sources: Schulman et al., arXiv 1707.06347 (surrogate), arXiv 1506.02438 (GAE); for language models Ouyang et al., arXiv
 2203.02155: the verifier's score arrives with the last token, and a KL to the reference is charged per token, in the reward
 as there, or in the loss. How this differs: advantages are whitened over the whole batch of all ranks (the learner does so),
-truncated importance weights correct for the sampler's numerics, and the value loss is clipped as in OpenAI's baselines.
+truncated importance weights correct for the sampler's numerics, the surrogate has dual clip (set it high to be without),
+and the value loss is clipped as in OpenAI's baselines.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """What a session keeps and what it replaces, and how errors come out of actors, with real Ray and light actors."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,9 @@ class Counter:
 
     def break_down(self) -> None:
         raise ZeroDivisionError("something else")
+
+    def die(self) -> None:
+        os._exit(1)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +78,10 @@ def test_other_errors_name_the_role_and_keep_the_traceback(session: RaySession) 
 
 def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:
     actor = session.have([spec()])["counter"]
-    ray.kill(actor)
     session.actors.clear()
-    with pytest.raises(EffOPDError, match="the counter died"):
-        wait_for([actor.add.remote()], "the counter")
+    for call in (actor.die, actor.add):  # in the middle of a call, and before one
+        with pytest.raises(EffOPDError, match="the counter died"):
+            wait_for([call.remote()], "the counter")
 
 
 def test_a_plan_that_needs_more_gpus_than_there_are_is_refused_with_the_arithmetic(session: RaySession) -> None:

@@ -130,6 +130,9 @@ class ToyRoles:
     def phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def count_train_rewards(self, num_rewards: int) -> None:
+        pass
+
 
 def test_dynamic_sampling_is_an_expectation_over_groups_that_disagree() -> None:
     world, num_steps = ON_POLICY, 4000

@@ -13,6 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
 import learner_cases as cases
+import learner_rl_cases as rl_cases
 from rank_pool import RankPool
 
 from effopd.checkpoints.learner_state import LearnerProgress, save_learner
@@ -49,7 +50,7 @@ class Lab:
 
     def _critic_life(self, world_size: int, stage: int, dtype: str) -> list[dict[str, Any]]:
         settings = {"stage": stage, "dtype": dtype, "algo": "ppo_in_two_steps"}
-        return self.pools[world_size].run(cases.critic_life, model=self.model, **settings)
+        return self.pools[world_size].run(rl_cases.critic_life, model=self.model, **settings)
 
 
 def save_tiny_model(path: Path, *, is_tied: bool) -> Path:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from effopd.algorithms.build import build_algorithm
+from effopd.algorithms.build import TrainsCritic, build_algorithm
 from effopd.algorithms.policy_output import PolicyOutput
 from effopd.config.schema import AlgoConfig, LearnerConfig
 from effopd.data.collate import collate
-from effopd.types import ScoredRollout, StepTotals, TrainBatch
+from effopd.types import ScoredBatch, ScoredRollout, StepTotals, TrainBatch
 
 
 class PlainLearner:
@@ -57,6 +57,7 @@ class PlainLearner:
         totals = StepTotals(num_tokens=int(batch.response_mask.sum()), num_sequences=len(batch.token_ids))
         losses = {"": self.algorithm.loss(batch, self._output(batch), None, totals).loss}
         if self.algorithm.needs.critic:
+            assert isinstance(self.algorithm, TrainsCritic)
             losses["critic_"] = self.algorithm.value_loss(batch, self._values(batch), totals).loss
         norms = {}
         for prefix, (parameters, optimizer) in self.optimizers.items():
@@ -82,12 +83,12 @@ class PlainLearner:
         )
         return parameters, optimizer
 
-    def _output(self, batch: TrainBatch) -> PolicyOutput:
+    def _output(self, batch: ScoredBatch | TrainBatch) -> PolicyOutput:
         decoder = self.policy.get_decoder()
         hidden = decoder(input_ids=batch.token_ids, attention_mask=batch.attention_mask).last_hidden_state
         return PolicyOutput(hidden, self.policy.lm_head, batch.token_ids, batch.response_mask, 10_000)
 
-    def _values(self, batch: TrainBatch) -> Tensor:
+    def _values(self, batch: ScoredBatch | TrainBatch) -> Tensor:
         hidden = self.decoder(input_ids=batch.token_ids, attention_mask=batch.attention_mask).last_hidden_state
         values = self.value_head(hidden)[..., 0]
         # What the token before it leads to is known before a token is written.

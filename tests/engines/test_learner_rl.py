@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import learner_cases as cases
+import learner_rl_cases as rl_cases
 from learner_lab import DTYPES, WORLD_SIZES, Lab, every_stage, is_same, whole, write_snapshot
 from transformers import Qwen3ForCausalLM
 
@@ -57,7 +58,7 @@ def assert_near(actual: dict[str, numpy.ndarray], expected: dict[str, numpy.ndar
 )
 def test_an_update_is_the_steps_that_a_plain_loop_takes_one_by_one(lab: Lab, algo: str, minibatches: Any) -> None:
     (result,) = lab.pools[1].run(
-        cases.against_plain, model=lab.model, algo=algo, minibatches=minibatches, max_tokens_per_microbatch=20
+        rl_cases.against_plain, model=lab.model, algo=algo, minibatches=minibatches, max_tokens_per_microbatch=20
     )
     learned, plain, initial = result["learned"], result["plain"], result["initial"]
     assert learned.keys() == plain.keys()
@@ -111,7 +112,7 @@ def test_tokens_are_counted_once_however_many_steps_they_are_in(lab: Lab) -> Non
 
 def test_the_learning_rate_falls_from_update_to_update_and_not_within_one(lab: Lab) -> None:
     settings = {"num_steps": 4, "lr_schedule": "linear", "num_updates": 4}
-    (found,) = lab.pools[1].run(cases.rates, model=lab.model, algo="ppo_in_four_steps", **settings)
+    (found,) = lab.pools[1].run(rl_cases.rates, model=lab.model, algo="ppo_in_four_steps", **settings)
     assert found == pytest.approx([cases.LR * part for part in (1, 0.75, 0.5, 0.25)])
 
 
@@ -193,7 +194,7 @@ def test_a_critic_s_snapshot_loads_bit_for_bit_on_other_ranks_and_stages(
     folder = write_snapshot(tmp_path / "snapshot", saved, "state", optimizer_step=saved[0]["optimizer_step"])
     assert {f"{kind}.safetensors" for kind in CRITIC} <= {path.name for path in folder.iterdir()}
     loaded = lab.pools[loaded_by[0]].run(
-        cases.critic_resume,
+        rl_cases.critic_resume,
         model=lab.model,
         algo="ppo_in_two_steps",
         stage=loaded_by[1],
@@ -216,7 +217,12 @@ def test_the_update_after_loading_is_the_update_that_would_have_come(
     saved = lab.critic_life(world_size, stage, dtype)
     folder = write_snapshot(tmp_path / "snapshot", saved, "state", optimizer_step=saved[0]["optimizer_step"])
     resumed = lab.pools[world_size].run(
-        cases.critic_resume, model=lab.model, algo="ppo_in_two_steps", stage=stage, dtype=dtype, directory=str(folder)
+        rl_cases.critic_resume,
+        model=lab.model,
+        algo="ppo_in_two_steps",
+        stage=stage,
+        dtype=dtype,
+        directory=str(folder),
     )
     for kind in (*STATE, *CRITIC):
         assert is_same(tensors(resumed, "after_step", kind), tensors(saved, "after_step", kind)), kind
@@ -227,7 +233,7 @@ def test_a_snapshot_without_a_critic_is_refused_by_a_learner_that_has_one(lab: L
     without = [{**result, "critic_fragments": []} for result in saved]
     folder = write_snapshot(tmp_path / "snapshot", without, "state", optimizer_step=4)
     assert not (folder / "critic_master.safetensors").exists()
-    (loaded,) = lab.pools[1].run(cases.critic_resume, model=lab.model, algo="ppo", directory=str(folder))
+    (loaded,) = lab.pools[1].run(rl_cases.critic_resume, model=lab.model, algo="ppo", directory=str(folder))
     assert loaded["error"].startswith("CheckpointError: ")
     assert "critic_master.safetensors" in loaded["error"]
 
