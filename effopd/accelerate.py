@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from effopd.config.schema import AccelerateConfig, GateKind, OptimizerAfterJump, SeedRule
+from effopd.config.schema import AccelerateConfig, GateKind, SeedRule
 from effopd.evaluate import mean_by_prompt
 from effopd.extrapolation.gate import accept_by_value, with_length_guard
 from effopd.extrapolation.schedule import is_power_of_two, num_triggers
@@ -22,6 +22,7 @@ from effopd.types import (
     PolicyVersion,
     Prompt,
     RunState,
+    Settlement,
     TeacherPayload,
     TriggerRecord,
 )
@@ -96,8 +97,8 @@ class EffOPD:
 
         records = ladder(baseline, self._config.step_sizes, evaluate, accept)
         step_size = accepted_step_size(records)
-        zero_exp_avg = step_size > 0 and self._config.optimizer_after_jump == OptimizerAfterJump.zero_exp_avg
-        self._learner.close_trigger(step_size, zero_exp_avg)
+        exp_avg_scale = 1.0 if step_size == 0 else self._config.exp_avg_scale
+        self._learner.close_trigger(Settlement(step_size=step_size, exp_avg_scale=exp_avg_scale))
         self._publisher.publish(PolicyVersion(step=step))
         return TriggerRecord(
             step=step,

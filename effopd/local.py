@@ -44,6 +44,7 @@ from effopd.types import (
     RolloutHandle,
     ScoredHandle,
     ScoredRollout,
+    Settlement,
     TeacherPayload,
     UpdateReport,
 )
@@ -132,8 +133,8 @@ class LocalLearner:
     def write_candidate(self, step_size: float) -> None:
         self._rank.write_candidate(step_size)
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
-        self._rank.close_trigger(step_size, zero_exp_avg)
+    def close_trigger(self, settlement: Settlement) -> None:
+        self._rank.close_trigger(settlement)
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         with self._phase("save"):

@@ -21,6 +21,7 @@ from effopd.types import (
     RolloutHandle,
     RunState,
     ScoredHandle,
+    Settlement,
     TeacherPayload,
     TriggerRecord,
     UpdateReport,
@@ -106,9 +107,8 @@ class Learner(Protocol):
         """Make the weights current + step_size · Δ, computed from the fp32 originals, master and low precision together."""
         ...
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
-        """Settle on `step_size` (0 restores the exact bits), set the anchor to the result and forget the copy; on
-        request zero Adam's first moment of the moved parameters."""
+    def close_trigger(self, settlement: Settlement) -> None:
+        """Settle, set the anchor to the result and forget the copy."""
         ...
 
 

@@ -334,6 +334,16 @@ class Displacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How a trigger ends, in the learner."""
+
+    step_size: float
+    """Multiples of Δ added to the current weights; 0 restores their exact bits."""
+    exp_avg_scale: float = 1.0
+    """Factor on Adam's first moment of the moved parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KLSum:
     """Exact reverse KL(student || teacher) over one response, nats."""
 

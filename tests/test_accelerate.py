@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from effopd.accelerate import EffOPD, is_trigger
-from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, OptimizerAfterJump, SeedRule
+from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule
 from effopd.types import (
     Displacement,
     GenerateRequest,
@@ -19,6 +19,7 @@ from effopd.types import (
     RolloutSummary,
     RunState,
     ScoredHandle,
+    Settlement,
     TeacherPayload,
     UpdateReport,
 )
@@ -45,9 +46,10 @@ class FakeWorld:
         self.held = step_size
         self.events.append(f"write {step_size:g}")
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
-        self.held = step_size
-        self.events.append(f"close {step_size:g}{' zero' if zero_exp_avg else ''}")
+    def close_trigger(self, settlement: Settlement) -> None:
+        self.held = settlement.step_size
+        scaled = "" if settlement.exp_avg_scale == 1 else f" moment x{settlement.exp_avg_scale:g}"
+        self.events.append(f"close {settlement.step_size:g}{scaled}")
 
     def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
         return [
@@ -163,12 +165,12 @@ def test_the_next_trigger_has_fresh_seeds() -> None:
     assert world.requests[0].seed != world.requests[-1].seed
 
 
-def test_the_first_moment_is_zeroed_only_after_an_accepted_jump() -> None:
-    config = AccelerateConfig(gate=GateKind.accuracy, optimizer_after_jump=OptimizerAfterJump.zero_exp_avg)
+def test_the_first_moment_is_scaled_only_after_an_accepted_jump() -> None:
+    config = AccelerateConfig(gate=GateKind.accuracy, exp_avg_scale=0.5)
     accepted, refused = FakeWorld({0.0: 0.4, 2.0: 0.5, 4.0: 0.1}), FakeWorld({0.0: 0.4, 2.0: 0.3})
     effopd(accepted, config).try_jump(RunState(step=1))
     effopd(refused, config).try_jump(RunState(step=1))
-    assert "close 2 zero" in accepted.events
+    assert "close 2 moment x0.5" in accepted.events
     assert "close 0" in refused.events
 
 

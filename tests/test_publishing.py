@@ -20,6 +20,7 @@ from effopd.types import (
     Rollout,
     RolloutHandle,
     ScoredHandle,
+    Settlement,
     UpdateReport,
 )
 
@@ -75,7 +76,7 @@ class FakePair:
     def write_candidate(self, step_size: float) -> None:
         raise AssertionError
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
+    def close_trigger(self, settlement: Settlement) -> None:
         raise AssertionError
 
 

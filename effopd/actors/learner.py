@@ -27,6 +27,7 @@ from effopd.types import (
     RolloutHandle,
     ScoredHandle,
     ScoredRollout,
+    Settlement,
     ShardKind,
     UpdateReport,
 )
@@ -79,8 +80,8 @@ class LearnerActor:
     def write_candidate(self, step_size: float) -> None:
         self._engine.write_candidate(step_size)
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
-        self._engine.close_trigger(step_size, zero_exp_avg)
+    def close_trigger(self, settlement: Settlement) -> None:
+        self._engine.close_trigger(settlement)
 
     def fragments(self) -> list[Fragment]:
         return self._engine.fragments()
@@ -139,8 +140,8 @@ class RayLearner:
     def write_candidate(self, step_size: float) -> None:
         wait_for([actor.write_candidate.remote(step_size) for actor in self._actors], ROLE)
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
-        wait_for([actor.close_trigger.remote(step_size, zero_exp_avg) for actor in self._actors], ROLE)
+    def close_trigger(self, settlement: Settlement) -> None:
+        wait_for([actor.close_trigger.remote(settlement) for actor in self._actors], ROLE)
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         """Gather every rank's shards into `directory`, bucket by bucket, in the process that calls this."""

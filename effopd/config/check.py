@@ -209,7 +209,7 @@ def _gate(config: RunConfig) -> Iterator[str]:
             "num_prompts",
             "samples_per_prompt",
             "max_length_change",
-            "optimizer_after_jump",
+            "exp_avg_scale",
             "max_triggers",
         )
         keys = [f"accelerate.{name}" for name in settings]

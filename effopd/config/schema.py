@@ -290,12 +290,6 @@ class SeedRule(StrEnum):
     """All candidates of one trigger share sampling seeds; the next trigger has fresh ones."""
 
 
-class OptimizerAfterJump(StrEnum):
-    keep = "keep"
-    zero_exp_avg = "zero_exp_avg"
-    """Zero Adam's first moment of the moved parameters after an accepted jump."""
-
-
 @dataclass(slots=True)
 class AccelerateConfig:
     """EffOPD. Presets: `accelerate=none | paper | released | kl_gated`."""
@@ -311,7 +305,8 @@ class AccelerateConfig:
     samples_per_prompt: int = 1
     max_length_change: float = 0.2
     """KL gate: refuse a candidate whose mean response length differs from the baseline's by more than this fraction."""
-    optimizer_after_jump: OptimizerAfterJump = OptimizerAfterJump.keep
+    exp_avg_scale: float = 1.0
+    """Factor on Adam's first moment of the moved parameters after an accepted jump: 1 keeps it, 0 zeroes it."""
     max_triggers: int | None = None
 
     def __post_init__(self) -> None:
@@ -345,6 +340,13 @@ class AccelerateConfig:
             self.max_length_change,
             "must be positive",
             "try 0.2",
+        )
+        require(
+            0 <= self.exp_avg_scale <= 1,
+            "accelerate.exp_avg_scale",
+            self.exp_avg_scale,
+            "must lie in [0, 1]",
+            "use 1 to keep Adam's first moment",
         )
         require(
             self.max_triggers is None or self.max_triggers >= 0,

@@ -46,6 +46,7 @@ from effopd.types import (
     Rollout,
     ScoredBatch,
     ScoredRollout,
+    Settlement,
     ShardKind,
     StepTotals,
     TrainBatch,
@@ -333,12 +334,9 @@ class DeepSpeedLearner:
         """Make the weights current + step_size * Δ, from the float32 originals; 0 restores the bits of current."""
         self._trigger.write(step_size)
 
-    def close_trigger(self, step_size: float, zero_exp_avg: bool) -> None:
-        """Settle on `step_size` and set the anchor to the result.
-
-        `zero_exp_avg` zeroes Adam's first moment of the moved parameters if there was a jump, i.e. `step_size` is not 0.
-        """
-        self._trigger.close(step_size, zero_exp_avg)
+    def close_trigger(self, settlement: Settlement) -> None:
+        """Settle and set the anchor to the result."""
+        self._trigger.close(settlement)
 
     # Snapshots
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effopd.engines.zero_shards import ZeroShards
 from effopd.extrapolation.jump import extrapolate
-from effopd.types import ShardKind
+from effopd.types import Settlement, ShardKind
 
 _CHUNK = 1 << 20  # elements that are written at once: few enough to stay in a cache between two operations
 _DOUBLE_CHUNK = 1 << 18  # elements that are in float64 at once
@@ -74,15 +74,15 @@ class Trigger:
         self._held_step_size = step_size
 
     @torch.no_grad()
-    def close(self, step_size: float, zero_exp_avg: bool) -> None:
-        """Settle on `step_size`, make the result the next anchor and Δ the previous displacement. Collective."""
+    def close(self, settlement: Settlement) -> None:
+        """Settle, make the result the next anchor and Δ the previous displacement. Collective."""
         assert self._current is not None, "close_trigger outside a trigger"
-        if self._held_step_size != step_size:
-            self.write(step_size)
+        if self._held_step_size != settlement.step_size:
+            self.write(settlement.step_size)
         for name in self._moved:
             self._current[name].copy_(self._shards.view(ShardKind.MASTER, name))
-            if zero_exp_avg and step_size != 0:
-                self._shards.view(ShardKind.EXP_AVG, name).zero_()
+            if settlement.exp_avg_scale != 1:
+                self._shards.view(ShardKind.EXP_AVG, name).mul_(settlement.exp_avg_scale)
         self.anchor, self.previous_displacement = self._current, self._displacement
         self._displacement, self._current = {}, None
 

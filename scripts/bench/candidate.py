@@ -23,7 +23,7 @@ from effopd.algorithms.surrogate import Clipping
 from effopd.config.schema import AlgoConfig, Device, Dtype, LearnerConfig, MovedParameters
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.extrapolation.selection import moved_parameters
-from effopd.types import ShardKind
+from effopd.types import Settlement, ShardKind
 
 SPEED_GOAL = 0.30
 MEMORY_GOAL = 2.0
@@ -63,7 +63,7 @@ def compare(learner: DeepSpeedLearner, model_path: str, folder: Path, arguments)
         learner.open_trigger()
         learner.write_candidate(STEP_SIZE)
         learner.write_candidate(0.0)
-        learner.close_trigger(0.0, zero_exp_avg=False)
+        learner.close_trigger(Settlement(step_size=0.0))
 
     peak = peak_growth(whole_trigger)
     kept = resident_bytes() - before
@@ -97,7 +97,7 @@ def compare(learner: DeepSpeedLearner, model_path: str, folder: Path, arguments)
                 goal=SPEED_GOAL,
             )
         )
-    learner.close_trigger(0.0, zero_exp_avg=False)
+    learner.close_trigger(Settlement(step_size=0.0))
     memory = Comparison(
         what="memory beyond DeepSpeed's own state, anchor and peak of two triggers",
         baseline_name="one float32 copy of the moved parameters",

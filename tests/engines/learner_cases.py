@@ -21,6 +21,7 @@ from effopd.types import (
     PolicyVersion,
     Rollout,
     ScoredRollout,
+    Settlement,
     ShardKind,
     TeacherScores,
 )
@@ -221,7 +222,7 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     seen["is_restored"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
     learner.write_candidate(6.0)
     learner.response_logprobs(rollouts)
-    learner.close_trigger(0.0, zero_exp_avg=True)
+    learner.close_trigger(Settlement(step_size=0.0))
     seen["is_rolled_back"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
     seen["after_refusal"] = state_of(learner, *POLICY_KINDS)
 
@@ -237,7 +238,7 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     seen["second_displacement"] = learner.open_trigger()
     learner.write_candidate(2.0)
     learner.response_logprobs(rollouts)
-    learner.close_trigger(2.0, zero_exp_avg=False)
+    learner.close_trigger(Settlement(step_size=2.0))
     seen["jumped"] = state_of(learner, *POLICY_KINDS)
     learner.update(mine)
     seen["after_step"] = state_of(learner, *POLICY_KINDS)
@@ -255,7 +256,7 @@ def zeroed_moments(rank: int, world_size: int, *, model: str, stage: int, dtype:
     learner.update(mine)
     before = state_of(learner, *STATE_KINDS)
     learner.open_trigger()
-    learner.close_trigger(2.0, zero_exp_avg=True)
+    learner.close_trigger(Settlement(step_size=2.0, exp_avg_scale=0.0))
     after = state_of(learner, *STATE_KINDS)
     fragments = learner.fragments()
     learner.close()
