@@ -15,6 +15,7 @@ from effopd.config.evaluation import evaluation_sets
 from effopd.config.keys import MISSING
 from effopd.config.register import write_config
 from effopd.config.schema import DebugMode, RunConfig, Runtime
+from effopd.data.given_responses import GivenResponses, read_responses
 from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.data.report import check_unchanged, write_records
@@ -88,6 +89,8 @@ def judge_sets(
     config: RunConfig, student: ModelFiles, teacher: ModelFiles | None, sets: Mapping[str, EvalSetPrompts]
 ) -> dict[str, SetInput]:
     """Sample and judge every set, the samplers first and the teacher after they have stopped, so that one GPU is enough."""
+    if config.eval.responses is not None:
+        return judge_given_responses(config, config.eval.responses, student, sets)
     sampler, verifiers, close = start_sampler(config, student)
     try:
         judged = {}
@@ -104,6 +107,30 @@ def judge_sets(
         return {name: answers for name, (answers, _) in judged.items()}
     scorer = start_teacher(config, teacher)
     return {name: with_reverse_kl(answers, handle, scorer) for name, (answers, handle) in judged.items()}
+
+
+def judge_given_responses(
+    config: RunConfig, path: str, student: ModelFiles, sets: Mapping[str, EvalSetPrompts]
+) -> dict[str, SetInput]:
+    """Judge the responses of a file; no engine starts."""
+    from effopd.local import start_verifiers  # noqa: PLC0415
+
+    texts = read_responses(path, list(sets))
+    verifiers = start_verifiers(config)
+    try:
+        judged = {}
+        for name, one in sets.items():
+            verifier = one.settings.verifier
+            assert verifier is not None, "config.check sees to a verifier"
+            given = GivenResponses(path, name, student.tokenizer, texts[name])
+            request = evaluation_request(one, config.seed)
+            judged[name], _ = sample_set(
+                given, verifiers[verifier], request, PolicyVersion(step=0), answer_extractor(verifier)
+            )
+        return judged
+    finally:
+        for verifier in verifiers.values():
+            verifier.close()
 
 
 def evaluation_manifest(config: RunConfig) -> dict[str, object]:

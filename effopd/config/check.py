@@ -84,6 +84,7 @@ def evaluation_violations(config: RunConfig) -> list[str]:
         *_lengths(config),
         *_rollout(config),
         *_cluster(config),
+        *_given_responses(config),
     ]
 
 
@@ -100,6 +101,7 @@ def _without_effect(config: RunConfig, keys: Iterable[str], reason: str, remedy:
 
 
 def _run(config: RunConfig) -> Iterator[str]:
+    yield from _without_effect(config, ["eval.responses"], "in training", "use it with effopd eval")
     if config.resume is not None and config.output_dir not in (None, config.resume):
         yield f"{_shown(config, 'resume', 'output_dir')}: a resumed run writes into its own folder; leave output_dir out"
 
@@ -118,6 +120,17 @@ def _models(config: RunConfig, keys: Iterable[str]) -> Iterator[str]:
     template = config.model.chat_template
     if template is not None and not Path(template).is_file():
         yield f"{_shown(config, 'model.chat_template')}: no such file; give a Jinja file"
+
+
+def _given_responses(config: RunConfig) -> Iterator[str]:
+    path = config.eval.responses
+    if path is None:
+        return
+    if not is_local(path) or not Path(path).expanduser().exists():
+        yield f"{_shown(config, 'eval.responses')}: no such file; give the responses.parquet of an evaluation, or a JSONL"
+    if config.teacher.path != MISSING:
+        keys = _shown(config, "eval.responses", "teacher.path")
+        yield f"{keys}: the reverse KL needs the sampler's log-probabilities, which a file lacks; leave one of them out"
 
 
 def _eval_teacher(config: RunConfig) -> Iterator[str]:

@@ -416,6 +416,8 @@ class EvalConfig:
     top_p: float = 1.0
     max_response_len: int | None = None
     """Null: rollout.max_response_len."""
+    responses: str | None = None
+    """`effopd eval`: judge the responses of this file (see `effopd/data/given_responses.py`) instead of sampling any."""
     ema: int = 3
     """Evaluations in the exponential moving average that is reported as the score (weight 2 / (ema + 1))."""
 

@@ -1,10 +1,9 @@
-"""How the toy models are made, from nothing: a base by supervised training on unreliable solutions, a teacher by GRPO.
+"""How the bases of the toy tasks are made, from nothing: by supervised training on unreliable solutions.
 
-The base is trained to the end on solutions in which each step slips with some probability. It therefore knows the task,
+A base is trained to the end on solutions in which each step slips with some probability. It therefore knows the task,
 which its greedy answers show, and is unsure of itself, which its sampled answers show: the state in which RL and
-distillation find a language model. The teacher is that base after RL, taught by the verdicts on its own samples alone.
-Plain PyTorch and transformers: nothing of the training framework is used, so that a fault in it cannot shape the models
-it is tested on.
+distillation find a language model. Plain PyTorch and transformers. The teachers are made of these bases by the framework
+itself: `experiment=toy_teacher` and `toy_teacher_programs`.
 """
 
 import json
@@ -18,19 +17,10 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
-from jaxtyping import Float
-from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    get_linear_schedule_with_warmup,
-)
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from effopd.toy.scoring import Samples, Score, max_response_tokens, rewards_of, sample, score_model
+from effopd.toy.scoring import Score, score_model
 from effopd.toy.slips import unreliable_solutions
-from effopd.toy.tasks import problems
 from effopd.toy.tokenizer import CONTEXT_LENGTH, EOS_TOKEN, EOS_TOKEN_ID, PAD_TOKEN_ID, build_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -40,8 +30,7 @@ STAGES = ("base", "teacher")
 
 _IGNORED_LABEL = -100  # what the cross-entropy of transformers leaves out
 # Without a warm-up this learning rate leaves `sums` unlearnt for more than three times as long.
-_NUM_SFT_WARMUP_STEPS = 100
-_NUM_GRPO_WARMUP_STEPS = 20
+_NUM_WARMUP_STEPS = 100
 _SCORED_PROMPTS = 512
 _SAMPLES_PER_SCORED_PROMPT = 8
 _LOG_EVERY = 200
@@ -49,25 +38,21 @@ _LOG_EVERY = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How the two models of a task are trained."""
+    """How the base of a task is trained."""
 
     slip_rate: float
     """Probability that a step of a training solution is wrong."""
-    num_sft_steps: int
-    sft_batch_size: int = 96
-    sft_lr: float = 2e-3
-    sft_final_lr: float
+    num_steps: int
+    batch_size: int = 96
+    lr: float = 2e-3
+    final_lr: float
     """Where the linear decay ends. Decayed to zero, the base of `sums` settles in a ravine so narrow that a first Adam
     step of 3e-4 raises the reverse KL to its teacher; at 1e-3 the same step lowers it by a fifth."""
-    num_grpo_steps: int
-    prompts_per_step: int = 32
-    group_size: int = 8
-    grpo_lr: float
 
 
 RECIPES = {
-    "sums": Recipe(slip_rate=0.25, num_sft_steps=3600, sft_final_lr=1e-3, num_grpo_steps=200, grpo_lr=1e-3),
-    "programs": Recipe(slip_rate=0.26, num_sft_steps=1600, sft_final_lr=0.0, num_grpo_steps=400, grpo_lr=5e-4),
+    "sums": Recipe(slip_rate=0.25, num_steps=3600, final_lr=1e-3),
+    "programs": Recipe(slip_rate=0.25, num_steps=2200, final_lr=6e-4),
 }
 
 
@@ -105,12 +90,12 @@ def load_model(folder: Path) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def sft_lr_at(recipe: Recipe, step: int) -> float:
-    """The learning rate of step `step` (from 0): a linear warm-up, then a linear decay to `sft_final_lr`."""
-    if step < _NUM_SFT_WARMUP_STEPS:
-        return recipe.sft_lr * step / _NUM_SFT_WARMUP_STEPS
-    progress = (step - _NUM_SFT_WARMUP_STEPS) / (recipe.num_sft_steps - _NUM_SFT_WARMUP_STEPS)
-    return recipe.sft_lr + progress * (recipe.sft_final_lr - recipe.sft_lr)
+def lr_at(recipe: Recipe, step: int) -> float:
+    """The learning rate of step `step` (from 0): a linear warm-up, then a linear decay to `final_lr`."""
+    if step < _NUM_WARMUP_STEPS:
+        return recipe.lr * step / _NUM_WARMUP_STEPS
+    progress = (step - _NUM_WARMUP_STEPS) / (recipe.num_steps - _NUM_WARMUP_STEPS)
+    return recipe.lr + progress * (recipe.final_lr - recipe.lr)
 
 
 def train_base(task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -118,11 +103,11 @@ def train_base(task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokeni
     torch.manual_seed(seed)
     pairs = unreliable_solutions(task, recipe.slip_rate, random.Random(f"sft/{task}/{seed}"))
     model = new_model(len(tokenizer))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.sft_lr, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: sft_lr_at(recipe, step) / recipe.sft_lr)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(recipe, step) / recipe.lr)
     started = time.monotonic()
-    for step in range(1, recipe.num_sft_steps + 1):
-        texts = [next(pairs) for _ in range(recipe.sft_batch_size)]
+    for step in range(1, recipe.num_steps + 1):
+        texts = [next(pairs) for _ in range(recipe.batch_size)]
         encoded = tokenizer(
             [prompt + solution + EOS_TOKEN for prompt, solution in texts],
             padding=True,
@@ -144,74 +129,20 @@ def train_base(task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokeni
     return model
 
 
-def response_logprobs(model: Qwen3ForCausalLM, samples: Samples) -> Float[Tensor, "B T"]:
-    """Log-probability of each token given those before it, in nats, with gradient; 0 outside the responses."""
-    # Left padding shifts a prompt to the right; its first token is at position 0 all the same.
-    position_ids = (samples.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=samples.token_ids, attention_mask=samples.attention_mask, position_ids=position_ids
-    ).logits  # [B, T, V]
-    logprobs = logits[:, :-1].log_softmax(dim=-1).gather(2, samples.token_ids[:, 1:, None]).squeeze(2)  # [B, T - 1]
-    return torch.nn.functional.pad(logprobs, (1, 0)).masked_fill(samples.response_mask == 0, 0.0)
-
-
-def group_advantages(rewards: Float[Tensor, " B"], group_size: int) -> Float[Tensor, " B"]:
-    """Rewards less the mean of their group, over its standard deviation; 0 in a group of equal rewards."""
-    groups = rewards.view(-1, group_size)  # [P, G]
-    centered = groups - groups.mean(dim=1, keepdim=True)
-    return (centered / (groups.std(dim=1, keepdim=True) + 1e-6)).flatten()
-
-
-def train_teacher(
-    task: str, recipe: Recipe, seed: int, tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM
-) -> Qwen3ForCausalLM:
-    """`model` itself, after GRPO against the verifier.
-
-    Shao et al. 2024, arXiv:2402.03300, equation 3, with one update per batch, so that there is no ratio to clip; without
-    the KL penalty; and with the mean over all response tokens of the batch, where the paper takes it per response.
-    """
-    torch.manual_seed(seed)
-    posed = problems(task, "train", recipe.num_grpo_steps * recipe.prompts_per_step, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.grpo_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, _NUM_GRPO_WARMUP_STEPS, recipe.num_grpo_steps)
+def make_base(task: str, seed: int, out: Path) -> float:
+    """Makes the base of a task, saves it as `out/<task>_base`, and returns the seconds that its training took."""
     started = time.monotonic()
-    for step in range(1, recipe.num_grpo_steps + 1):
-        drawn = posed[(step - 1) * recipe.prompts_per_step : step * recipe.prompts_per_step]
-        batch = [problem for problem in drawn for _ in range(recipe.group_size)]
-        samples = sample(model, tokenizer, [problem.prompt for problem in batch], max_response_tokens(task), 1.0)
-        rewards = rewards_of(task, batch, samples)
-        advantages = group_advantages(rewards, recipe.group_size)
-        logprobs = response_logprobs(model, samples)
-        loss = -(advantages[:, None] * logprobs).sum() / samples.response_mask.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0:
-            logger.info(
-                "%s teacher: step %d, mean reward %.3f, %.0f s", task, step, rewards.mean(), time.monotonic() - started
-            )
-    return model
-
-
-def make_model(task: str, stage: str, seed: int, out: Path, command: str) -> Score:
-    """Makes a model, saves it as `out/<task>_<stage>`, scores what was saved and notes that in `out/scores.json`.
-
-    The teacher starts from the saved base, which must be there. `command` is noted with the score.
-    """
-    recipe = RECIPES[task]
-    tokenizer = build_tokenizer()
-    folder = out / f"{task}_{stage}"
-    started = time.monotonic()
-    if stage == "base":
-        model = train_base(task, recipe, seed, tokenizer)
-    else:
-        model = train_teacher(task, recipe, seed, tokenizer, load_model(out / f"{task}_base"))
+    model = train_base(task, RECIPES[task], seed, build_tokenizer())
     seconds = time.monotonic() - started
-    save_model(model, folder)
+    save_model(model, out / f"{task}_base")
+    return seconds
+
+
+def note_score(task: str, stage: str, out: Path, *, seed: int, seconds: float, command: str) -> Score:
+    """Scores the model saved as `out/<task>_<stage>` and notes that in `out/scores.json`, with how it was made."""
+    folder = out / f"{task}_{stage}"
     saved = load_model(folder)
-    score = score_model(task, saved, tokenizer, _SCORED_PROMPTS, _SAMPLES_PER_SCORED_PROMPT)
+    score = score_model(task, saved, build_tokenizer(), _SCORED_PROMPTS, _SAMPLES_PER_SCORED_PROMPT)
     scores_path = out / "scores.json"
     scores = json.loads(scores_path.read_text()) if scores_path.exists() else {}
     scores[folder.name] = {

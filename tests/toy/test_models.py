@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effopd.toy.make import MODELS_DIR, STAGES, group_advantages, response_logprobs
+from effopd.toy.make import MODELS_DIR, STAGES
 from effopd.toy.scoring import Score, max_response_tokens, sample, score_model
 from effopd.toy.tasks import GENERATORS, problems
 from effopd.toy.tokenizer import EOS_TOKEN_ID, PAD_TOKEN_ID, build_tokenizer
@@ -111,28 +111,3 @@ def test_response_mask_covers_the_response_and_its_end():
         assert tokenizer.decode(response, skip_special_tokens=True) == text
         visible = samples.token_ids[row][samples.attention_mask[row] == 1]
         assert tokenizer.decode(visible, skip_special_tokens=True) == prompt + text
-
-
-def test_logprobs_under_padding_are_those_of_the_sequence_alone():
-    task = "programs"
-    tokenizer = build_tokenizer()
-    model = load(f"{task}_base")
-    # The shortest prompt beside the longest, so that the first is padded on both sides.
-    prompts = ["ab:RU=", "abce:RUDS="]
-    torch.manual_seed(0)
-    together = sample(model, tokenizer, prompts, max_response_tokens(task), 1.0)
-    logprobs = response_logprobs(model, together)[0][together.response_mask[0] == 1]
-    token_ids = together.token_ids[:1, together.attention_mask[0] == 1]
-    all_logprobs = model(input_ids=token_ids).logits[0, :-1].log_softmax(dim=-1)
-    alone = all_logprobs.gather(1, token_ids[0, 1:, None]).squeeze(1)[len(prompts[0]) - 1 :]
-    torch.testing.assert_close(logprobs, alone, atol=1e-4, rtol=0)
-
-
-def test_advantages_are_normalised_within_their_group():
-    # Mean 1/4 and standard deviation 1/2 (three deviations of -1/4, one of 3/4: (3/16 + 9/16) / 3 = 1/4).
-    advantages = group_advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 4)
-    torch.testing.assert_close(advantages, torch.tensor([1.5, -0.5, -0.5, -0.5]), atol=1e-4, rtol=0)
-
-
-def test_a_group_of_equal_rewards_has_no_advantage():
-    assert group_advantages(torch.ones(8), 4).abs().max() == 0.0
