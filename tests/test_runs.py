@@ -260,9 +260,8 @@ def test_a_ppo_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(
 def test_critic_and_reference_on_ray_with_two_zero3_ranks_resume_bit_for_bit(tmp_path: Path) -> None:
     on_ray = [setting for setting in REWARDED if setting != "cluster=local"]
     shape = [*on_ray, "algo=ppo", "learner.num_ranks=2", "learner.zero_stage=3", "rollout.num_samplers=2"]
-    whole, run = tmp_path / "whole", tmp_path / "resumed"
-    effopd_ok("train", *shape, "num_steps=2", f"output_dir={whole}")
-    effopd_ok("train", *shape, "num_steps=1", f"output_dir={run}")
+    whole, run = tmp_path / "2", tmp_path / "1"
+    effopd_ok("train", "-m", *shape, "num_steps=2,1", f"output_dir={tmp_path}/${{num_steps}}")
     effopd_ok("train", f"resume={run}", "num_steps=2")
     assert set(CRITIC_FILES) <= set(files_of_last_checkpoint(whole, "*.safetensors"))
     assert files_of_last_checkpoint(run, "*.safetensors") == files_of_last_checkpoint(whole, "*.safetensors")
