@@ -7,7 +7,7 @@ from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
-from effopd.config.keys import SETTINGS
+from effopd.config.keys import EVAL_SETS, SETTINGS
 from effopd.config.register import read_config
 from effopd.config.schema import RunConfig
 from effopd.costs import costs_of_evaluations
@@ -157,7 +157,8 @@ def read_curve(run: Path) -> RunCurve:
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    return {key: to_plain(attrgetter(key)(config)) for key in SETTINGS if key not in SEED_KEYS}
+    settings = {key: to_plain(attrgetter(key)(config)) for key in SETTINGS if key not in SEED_KEYS}
+    return settings | {f"{EVAL_SETS}.{name}": to_plain(one) for name, one in config.eval.sets.items()}
 
 
 def _final_per_prompt(evals: list[dict], ema: int) -> dict[str, float]:

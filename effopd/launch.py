@@ -115,18 +115,23 @@ def judge_given_responses(
     """Judge the responses of a file; no engine starts."""
     from effopd.local import start_verifiers  # noqa: PLC0415
 
-    texts = read_responses(path, list(sets))
+    responses = read_responses(path, list(sets))
     verifiers = start_verifiers(config)
     try:
         judged = {}
         for name, one in sets.items():
             verifier = one.settings.verifier
             assert verifier is not None, "config.check sees to a verifier"
-            given = GivenResponses(path, name, student.tokenizer, texts[name])
+            given = GivenResponses(path, name, student.tokenizer, responses[name])
             request = evaluation_request(one, config.seed)
-            judged[name], _ = sample_set(
+            judged[name], handle = sample_set(
                 given, verifiers[verifier], request, PolicyVersion(step=0), answer_extractor(verifier)
             )
+            num_unused = sum(map(len, responses[name].values())) - len(handle.summaries)
+            if num_unused:
+                logger.warning(
+                    "%s: %d responses to the set %s were not asked for and are left out", path, num_unused, name
+                )
         return judged
     finally:
         for verifier in verifiers.values():

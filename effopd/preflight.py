@@ -55,7 +55,9 @@ def max_model_len(config: RunConfig) -> int:
 
 def check_student(student: ModelFiles, config: RunConfig) -> None:
     """Raise ConfigError listing every reason why the student cannot be sampled with these settings."""
-    _raise([*_template_problems(student, config), *_length_problems(student, config)])
+    # Responses that are given need no engine that could hold them.
+    length_problems = _length_problems(student, config) if config.eval.responses is None else ()
+    _raise([*_template_problems(student, config), *length_problems])
 
 
 def check_pair(student: ModelFiles, teacher: ModelFiles, config: RunConfig) -> None:

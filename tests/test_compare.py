@@ -9,7 +9,7 @@ from rich.console import Console
 
 from effopd.compare import compare_runs
 from effopd.config.register import write_config
-from effopd.config.schema import EvalConfig, LearnerConfig, RunConfig
+from effopd.config.schema import EvalConfig, EvalSetConfig, LearnerConfig, RunConfig
 from effopd.curves import read_curve
 from effopd.errors import ConfigError
 from effopd.run_folders import find_runs
@@ -34,6 +34,7 @@ def write_run(
     num_steps=100,
     zero_stage=0,
     costs=None,
+    eval_sets=None,
 ):
     """A run that evaluated `scores` at steps 0, every, 2 * every, ..."""
     folder.mkdir(parents=True)
@@ -67,7 +68,7 @@ def write_run(
             name=name,
             seed=seed,
             output_dir=str(folder),
-            eval=EvalConfig(ema=ema),
+            eval=EvalConfig(ema=ema, sets=eval_sets or {}),
             num_steps=num_steps,
             learner=LearnerConfig(lr=lr, zero_stage=zero_stage),
         )
@@ -332,6 +333,14 @@ def test_experiments_of_one_name_are_told_apart_by_what_was_set(tmp_path):
     assert name_of_first(lr=1e-4) == "opd learner.lr=1e-06"
     assert name_of_first(lr=1e-4, ema=1) == "opd eval.ema=3 learner.lr=1e-06"
     assert name_of_first(lr=1e-4, ema=1, num_steps=7, zero_stage=1) == "opd/a1"
+
+
+def test_runs_on_other_evaluation_sets_are_no_seeds_of_one_experiment(tmp_path):
+    for seed, path in ((1, "a"), (2, "a"), (3, "b")):
+        sets = {"own": EvalSetConfig(path=path)}
+        write_run(tmp_path / f"run{seed}", [0, 0.5], name="opd", seed=seed, eval_sets=sets)
+    groups = compare([tmp_path], None, tmp_path / "out")[0]["groups"]
+    assert [group["seeds"] for group in groups] == [[1, 2], [3]]
 
 
 def test_without_a_target_it_is_where_the_mean_of_the_first_experiment_ended(sweep, tmp_path):

@@ -23,6 +23,7 @@ SMALL = [
     "eval.num_rows=16",
     "accelerate.num_prompts=8",
     "learner.lr=1e-3",
+    "learner.lr_schedule=constant",
     "eval.every=2",
     "checkpoint.every=1",
     "learner.num_threads=1",

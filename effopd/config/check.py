@@ -196,6 +196,8 @@ def _algorithm(config: RunConfig) -> Iterator[str]:
     if not algo.dynamic_sampling and "max_sampling_rounds" not in unread:
         remedy = "add algo.dynamic_sampling=true"
         yield from _without_effect(config, ["algo.max_sampling_rounds"], "with algo.dynamic_sampling=false", remedy)
+    if algo.name is AlgorithmName.ppo and algo.kl_coef == 0:
+        yield from _without_effect(config, ["algo.kl_in"], "with algo.kl_coef=0", "set algo.kl_coef")
     if needs_rewards(config):
         if config.data.verifier is None:
             keys = _shown(config, "algo.name", "data.verifier")
@@ -233,9 +235,17 @@ def _gate(config: RunConfig) -> Iterator[str]:
     if gate is GateKind.accuracy:
         reason, remedy = "with accelerate.gate=accuracy", "only the KL gate looks at lengths"
         yield from _without_effect(config, ["accelerate.max_length_change"], reason, remedy)
-    if gate is GateKind.reverse_kl and config.algo.name not in REVERSE_KL_ALGORITHMS:
-        keys = _shown(config, "accelerate.gate", "algo.name")
-        yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
+    if gate is GateKind.reverse_kl:
+        other = [
+            key
+            for key, plain in (("algo.teacher_scale", 1), ("algo.reward_coef", 0))
+            if attrgetter(key)(config) != plain
+        ]
+        if config.algo.name not in REVERSE_KL_ALGORITHMS:
+            other = ["algo.name"]
+        if other:
+            keys = _shown(config, "accelerate.gate", *other)
+            yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
     if config.data.num_rows is not None and config.data.num_rows <= config.accelerate.num_prompts:
         keys = _shown(config, "data.num_rows", "accelerate.num_prompts")
         yield f"{keys}: gate prompts are held out and none would be left to train on; raise data.num_rows"

@@ -107,10 +107,11 @@ def _named_set(config: RunConfig, name: str) -> EvalSet:
         response_len, response_len_key = shared.max_response_len, "eval.max_response_len"
     else:
         response_len, response_len_key = config.rollout.max_response_len, "rollout.max_response_len"
+    has_own_rows = own.num_rows is not None or shared.num_rows is None
     return EvalSet(
         name=name,
         section=section,
-        source=own,
+        source=own if has_own_rows else replace(own, num_rows=shared.num_rows),
         apply_chat_template=_applies_chat_template(config),
         verifier=config.data.verifier if own.verifier is None else own.verifier,
         samples_per_prompt=shared.samples_per_prompt if own.samples_per_prompt is None else own.samples_per_prompt,

@@ -17,8 +17,8 @@ from effopd.config.overrides import (
     override_problems,
     resume_problems,
 )
-from effopd.config.register import Configs, fits, read_tree
-from effopd.config.schema import RunConfig
+from effopd.config.register import Configs, fits, read_config, read_tree
+from effopd.config.schema import LRSchedule, RunConfig
 from effopd.errors import ConfigError
 
 
@@ -95,7 +95,14 @@ def _resumed_tree(run: Path, changes: dict[str, object]) -> dict[str, object]:
     if not (run / "config.yaml").is_file():
         what = "no config.yaml in this folder" if run.is_dir() else "no such folder"
         raise ConfigError(f"resume={run}: {what}; give the folder of an earlier run, such as runs/<name>/<time>")
-    return read_tree(run / "config.yaml", changes) | {"resume": str(run), "output_dir": str(run)}
+    tree = read_tree(run / "config.yaml", changes)
+    before = read_config(run / "config.yaml")
+    if before.learner.lr_schedule is not LRSchedule.constant and tree["num_steps"] != before.num_steps:
+        raise ConfigError(
+            f"num_steps={tree['num_steps']}: the learning rate of this run falls over num_steps={before.num_steps} "
+            f"(learner.lr_schedule={before.learner.lr_schedule}), so it ends there; leave num_steps out, or start a new run"
+        )
+    return tree | {"resume": str(run), "output_dir": str(run)}
 
 
 def _require_choice(configs: Configs, tree: dict[str, object], sections: Sequence[str], verb: str) -> None:

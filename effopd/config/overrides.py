@@ -22,7 +22,18 @@ RESUME_KEYS = (
 RESUME_SECTIONS = ("checkpoint", "cluster", "logger")
 """With `RESUME_KEYS`, what may change when a run continues: how far, how often, where, but never what is computed."""
 
-TRAIN_ONLY_KEYS = ("num_steps", "resume", "eval.every", "eval.ema", "data.contamination", "data.stream_above_rows")
+TRAIN_ONLY_KEYS = (
+    "num_steps",
+    "resume",
+    "eval.every",
+    "eval.ema",
+    "data.contamination",
+    "data.num_rows",
+    "data.stream_above_rows",
+    "rollout.prompts_per_step",
+    "rollout.samples_per_prompt",
+    "rollout.canary_every",
+)
 TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "checkpoint", "debug")
 """With `TRAIN_ONLY_KEYS`, what `effopd eval` does not read."""
 

@@ -38,6 +38,7 @@ from effopd.config.keys import (
 )
 from effopd.config.overrides import Override
 from effopd.config.schema import EvalSetConfig, RunConfig
+from effopd.durable import replace_file
 from effopd.errors import ConfigError
 
 _PREFIXES = {
@@ -171,8 +172,8 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write every setting as YAML that `read_config` reads back to an equal configuration."""
-    path.write_text(to_yaml(config), encoding="utf-8")
+    """Write every setting as YAML that `read_config` reads back to an equal configuration; whole or not at all."""
+    replace_file(path, to_yaml(config).encode())
 
 
 def read_config(path: Path) -> RunConfig:

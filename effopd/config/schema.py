@@ -403,6 +403,7 @@ class EvalConfig:
     """Like data.path, for a single set; null evaluates nothing but `sets`."""
     split: str = "test"
     num_rows: int | None = None
+    """The first so many; also of every named set that does not say so itself."""
     sets: dict[str, EvalSetConfig] = field(default_factory=dict)
     """By name; `eval.sets.<name>.<setting>` changes one, `+eval.sets.<name>.path=<file>` adds one."""
     only: list[str] | None = None

@@ -67,6 +67,8 @@ class SetOverlap:
 
     equal: int = 0
     shared_run: int = 0
+    wording: int = 0
+    """Questions that share a run of mere wording, and so do not overlap."""
     prompt_ids: list[str] = field(default_factory=list)
 
 
@@ -118,9 +120,14 @@ class EvaluationIndex:
                 elif name in near_sets:
                     found[name].shared_run += 1
                 else:
+                    found[name].wording += name in {self._set_of_question[number] for number in self._touched(match)}
                     continue
                 found[name].prompt_ids.append(match.prompt_id)
         return found
+
+    def _touched(self, match: Match) -> set[int]:
+        """Return the evaluation questions that share any run with a training question."""
+        return {number for run in match.runs for number in self._questions_of_run[run]}
 
     def _near_questions(self, match: Match, num_training: Mapping[str, int]) -> set[int]:
         """Return the evaluation questions that share more than wording with a training question."""

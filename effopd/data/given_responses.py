@@ -2,7 +2,7 @@
 
 A file of rows with `prompt_id` (or the `task_id` of the data set's row) and `response` (or EvalPlus' `solution`, which is
 the whole program). Optional: `set`, the evaluation set that a row belongs to; `sample_index`, else rows count in their
-order. `responses.parquet`, which every evaluation leaves, is such a file.
+order; `finish_reason`, else `stop`. `responses.parquet`, which every evaluation leaves, is such a file.
 """
 
 from collections import defaultdict
@@ -21,6 +21,14 @@ PROMPT_FIELDS = ("prompt_id", "task_id")
 RESPONSE_FIELDS = ("response", "solution")
 
 
+@dataclass(frozen=True, slots=True)
+class GivenResponse:
+    """What a row says."""
+
+    text: str
+    finish_reason: FinishReason
+
+
 @dataclass(slots=True)
 class GivenResponses:
     """The responses of one evaluation set, as a `Sampler` that samples nothing."""
@@ -29,7 +37,7 @@ class GivenResponses:
     set_name: str
     tokenizer: PreTrainedTokenizerBase
     """Counts their tokens."""
-    texts: Mapping[str, Mapping[int, str]]
+    responses: Mapping[str, Mapping[int, GivenResponse]]
     """prompt_id or task_id, then sample index."""
     _rollouts: list[Rollout] = field(default_factory=list)
 
@@ -49,30 +57,32 @@ class GivenResponses:
 
     def _rollout(self, prompt: Prompt, index: int, version: PolicyVersion) -> Rollout:
         names = [prompt.prompt_id, *([str(prompt.metadata["task_id"])] if "task_id" in prompt.metadata else [])]
-        text = next((self.texts[name][index] for name in names if index in self.texts.get(name, {})), None)
-        if text is None:
+        found = next((self.responses[name][index] for name in names if index in self.responses.get(name, {})), None)
+        if found is None:
             raise DataError(
                 f"eval.responses={self.path}: no response {index} to {' or '.join(names)} of the set {self.set_name}; "
                 "add it, or lower eval.samples_per_prompt or eval.num_rows"
             )
         # An empty response is one token, the end of sequence.
-        token_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] or [self.tokenizer.eos_token_id or 0]
+        token_ids = self.tokenizer(found.text, add_special_tokens=False)["input_ids"] or [
+            self.tokenizer.eos_token_id or 0
+        ]
         return Rollout(
             prompt_id=prompt.prompt_id,
             sample_index=index,
             prompt_token_ids=prompt.token_ids,
             response_token_ids=torch.tensor(token_ids),
             rollout_logprobs=torch.full((len(token_ids),), torch.nan),  # nobody knows
-            text=text,
-            finish_reason=FinishReason.STOP,
+            text=found.text,
+            finish_reason=found.finish_reason,
             seed=0,
             policy_version=version,
         )
 
 
-def read_responses(path: str, set_names: Sequence[str]) -> dict[str, dict[str, dict[int, str]]]:
-    """Return the texts of a file by set, prompt and sample index. Raises DataError naming file, row, field and reason."""
-    texts: dict[str, defaultdict[str, dict[int, str]]] = {name: defaultdict(dict) for name in set_names}
+def read_responses(path: str, set_names: Sequence[str]) -> dict[str, dict[str, dict[int, GivenResponse]]]:
+    """Return the rows of a file by set, prompt and sample index. Raises DataError naming file, row, field and reason."""
+    found: dict[str, defaultdict[str, dict[int, GivenResponse]]] = {name: defaultdict(dict) for name in set_names}
     for file in find_files(path):
         for row in file_rows(file):
             if isinstance(row, BadRow):
@@ -82,9 +92,9 @@ def read_responses(path: str, set_names: Sequence[str]) -> dict[str, dict[str, d
                 if len(set_names) > 1:
                     raise DataError(f"{row.location}, field set: missing, and there are several sets; name one")
                 set_name = set_names[0]
-            if set_name not in texts:
+            if set_name not in found:
                 continue  # of a set that is not evaluated now
-            of_prompt = texts[str(set_name)][str(_first(row, PROMPT_FIELDS))]
+            of_prompt = found[str(set_name)][str(_first(row, PROMPT_FIELDS))]
             index = row.values.get("sample_index")
             index = len(of_prompt) if index is None else index
             if not isinstance(index, int) or index in of_prompt:
@@ -92,8 +102,12 @@ def read_responses(path: str, set_names: Sequence[str]) -> dict[str, dict[str, d
             response = _first(row, RESPONSE_FIELDS)
             if not isinstance(response, str):
                 raise DataError(f"{row.location}: the response must be a text, not {type(response).__name__}")
-            of_prompt[index] = response
-    return {name: dict(prompts) for name, prompts in texts.items()}
+            finish_reason = row.values.get("finish_reason") or FinishReason.STOP
+            if finish_reason not in list(FinishReason):
+                choices = ", ".join(FinishReason)
+                raise DataError(f"{row.location}, field finish_reason: {finish_reason!r} is none of {choices}; mend it")
+            of_prompt[index] = GivenResponse(response, FinishReason(str(finish_reason)))
+    return {name: dict(prompts) for name, prompts in found.items()}
 
 
 def _first(row: Row, names: Sequence[str]) -> object:

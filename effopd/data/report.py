@@ -80,7 +80,8 @@ class ReadReport:
     def shown_overlaps(self) -> str:
         """Return the counts of every evaluation set in words."""
         return ", ".join(
-            f"{name}: {found.equal} equal, {found.shared_run} share 13 words" for name, found in self.overlaps.items()
+            f"{name}: {found.equal} equal, {found.shared_run} share 13 words, {found.wording} more share wording alone"
+            for name, found in self.overlaps.items()
         )
 
 

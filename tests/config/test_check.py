@@ -46,6 +46,15 @@ PPO = {"algo.name": AlgorithmName.ppo}
 # changes to a valid configuration, words that the one violation must contain
 VIOLATIONS = [
     ({"resume": "a", "output_dir": "b"}, ["resume=a", "output_dir=b"]),
+    ({"eval.responses": "a.jsonl"}, ["eval.responses=a.jsonl", "no effect", "effopd eval"]),
+    (
+        {"accelerate.gate": GateKind.reverse_kl, "algo.teacher_scale": 1.25},
+        ["accelerate.gate=reverse_kl", "algo.teacher_scale=1.25", "another objective"],
+    ),
+    (
+        {"accelerate.gate": GateKind.reverse_kl, "algo.reward_coef": 0.5, "rollout.samples_per_prompt": 2},
+        ["accelerate.gate=reverse_kl", "algo.reward_coef=0.5", "another objective"],
+    ),
     ({"model.path": "toy:sum_base"}, ["model.path=toy:sum_base", "did you mean toy:sums_base?"]),
     ({"model.path": "./nowhere"}, ["model.path=./nowhere", "is no folder"]),
     ({"model.path": "a/b/c"}, ["model.path=a/b/c", "is no folder"]),

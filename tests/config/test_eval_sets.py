@@ -67,6 +67,11 @@ def test_every_data_choice_passes_the_checks_with_a_file_of_ones_own(name, tmp_p
     assert not hasattr(config.data, "__dict__")
 
 
+def test_rows_are_counted_for_every_set_that_does_not_count_its_own():
+    sets = evaluation_sets(eval_config("eval=math", "eval.num_rows=3", "eval.sets.math500.num_rows=7"))
+    assert {name: one.source.num_rows for name, one in sets.items()} == {name: 3 for name in sets} | {"math500": 7}
+
+
 def test_one_set_is_changed_and_another_added_by_an_argument(tmp_path):
     (tmp_path / "m.jsonl").write_text("{}")
     config = eval_config(

@@ -7,12 +7,14 @@ from effopd.config.register import open_configs, read_config, write_config
 from effopd.config.schema import GateKind, RunConfig, WandbMode
 from effopd.errors import ConfigError
 
+CONSTANT = "learner.lr_schedule=constant"
+
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a run that was started as `experiment=toy_effopd num_steps=8`."""
+    """The folder of a run that was started as `experiment=toy_effopd num_steps=8`, at a constant rate."""
     with open_configs() as configs:
-        (job,) = training_jobs(configs, ["experiment=toy_effopd", "num_steps=8"], is_multirun=False)
+        (job,) = training_jobs(configs, ["experiment=toy_effopd", "num_steps=8", CONSTANT], is_multirun=False)
     job.config.output_dir = "runs/where/it/was/written"
     folder = tmp_path / "2026-01-01_10-00-00"
     folder.mkdir()
@@ -128,3 +130,13 @@ def test_what_is_written_reads_back_equal(tmp_path):
 def test_reading_a_missing_file_names_it(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         read_config(tmp_path / "config.yaml")
+
+
+def test_a_rate_that_falls_over_the_run_fixes_its_length(effopd, tmp_path):
+    with open_configs() as configs:
+        (job,) = training_jobs(configs, ["experiment=toy_effopd", "learner.lr_schedule=cosine"], is_multirun=False)
+    write_config(job.config, tmp_path / "config.yaml")
+    outcome = effopd("train", f"resume={tmp_path}", "num_steps=200")
+    assert outcome.code == 2
+    assert "num_steps=200: the learning rate of this run falls over num_steps=100" in outcome.stderr
+    assert effopd("train", f"resume={tmp_path}", "num_steps=100").code == 0

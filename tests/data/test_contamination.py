@@ -69,8 +69,10 @@ def test_a_phrase_that_many_training_questions_have_is_wording() -> None:
     # One run of the three that this question of 15 words has.
     evaluation = [f"first {phrase} last"]
     training = [f"{number} {phrase} {number}" for number in range(21)]
-    assert overlaps({"a": evaluation}, training)["a"].shared_run == 0
-    assert overlaps({"a": evaluation}, training[:20])["a"].shared_run == 20
+    found = overlaps({"a": evaluation}, training)["a"]
+    assert (found.shared_run, found.wording) == (0, 21)
+    found = overlaps({"a": evaluation}, training[:20])["a"]
+    assert (found.shared_run, found.wording) == (20, 0)
 
 
 def test_wording_counts_where_half_the_runs_of_a_question_are_shared() -> None:

@@ -11,7 +11,7 @@ from effopd.cli import main
 from effopd.data.given_responses import GivenResponses, read_responses
 from effopd.errors import DataError
 from effopd.toy.make import MODELS_DIR
-from effopd.types import GenerateRequest, PolicyVersion, Prompt
+from effopd.types import FinishReason, GenerateRequest, PolicyVersion, Prompt
 
 
 def write(path: Path, *rows: dict) -> str:
@@ -58,6 +58,7 @@ def test_rows_of_other_sets_are_left_alone(tmp_path: Path) -> None:
     [
         ([{"response": "1"}], ["a"], ["line 1", "no field prompt_id or task_id"]),
         ([{"prompt_id": "p"}], ["a"], ["line 1", "no field response or solution"]),
+        ([{"prompt_id": "p", "response": "1", "finish_reason": "x"}], ["a"], ["field finish_reason: 'x' is none of"]),
         ([{"prompt_id": "p", "response": 1}], ["a"], ["line 1", "must be a text, not int"]),
         ([{"prompt_id": "p", "response": "1"}], ["a", "b"], ["line 1", "field set: missing"]),
         ([{"prompt_id": "p", "response": "1", "sample_index": 0}] * 2, ["a"], ["line 2", "field sample_index: 0"]),
@@ -90,3 +91,8 @@ def test_an_evaluation_judges_them_without_an_engine(tmp_path: Path) -> None:
     again = tmp_path / "second" / "responses.parquet"
     assert main([*toy, f"eval.responses={again}", f"output_dir={tmp_path / 'third'}"]) == 0
     assert json.loads((tmp_path / "third" / "eval.json").read_text())["sets"]["toy:sums"] == judged
+
+
+def test_a_response_that_was_cut_stays_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", {"prompt_id": "p", "response": "1", "finish_reason": "length"})
+    assert read_responses(path, ["a"])["a"]["p"][0].finish_reason is FinishReason.LENGTH
