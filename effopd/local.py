@@ -136,6 +136,9 @@ class LocalLearner:
     def close_trigger(self, settlement: Settlement) -> None:
         self._rank.close_trigger(settlement)
 
+    def roll_back(self) -> None:
+        self._rank.roll_back()
+
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         with self._phase("save"):
             return save_learner(

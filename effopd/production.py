@@ -61,11 +61,10 @@ def needs_teacher_head(config: RunConfig) -> bool:
 
 
 def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:
-    is_accelerated = config.accelerate.gate != GateKind.none
     return LearnerSetup(
         config=config.learner,
         algo=config.algo,
-        moved=config.accelerate.moved if is_accelerated else None,
+        accelerate=config.accelerate if config.accelerate.gate != GateKind.none else None,
         model_path=str(inputs.student.folder),
         attn_implementation=config.model.attn_implementation,
         max_response_len=config.rollout.max_response_len,

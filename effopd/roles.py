@@ -79,7 +79,8 @@ class Verifier(Protocol):
 class Learner(Protocol):
     """Owns the policy: its fp32 master weights, optimizer state and anchor, sharded over ranks.
 
-    During a trigger the calls come in this order: `open_trigger`, any number of `write_candidate`, `close_trigger`.
+    What the anchor is and how a direction is made of the displacement from it, `accelerate.anchor` and
+    `accelerate.direction` say. During a trigger the calls come in this order: `open_trigger`, any number of `write_candidate`, `close_trigger`.
     Between `open_trigger` and `close_trigger` there is no `update`, and no snapshot is taken.
     """
 
@@ -100,15 +101,24 @@ class Learner(Protocol):
         ...
 
     def open_trigger(self) -> Displacement:
-        """Keep the current weights aside and measure Δ = current − anchor."""
+        """Keep the current weights aside, measure Δ = current − anchor and choose the direction."""
         ...
 
     def write_candidate(self, step_size: float) -> None:
-        """Make the weights current + step_size · Δ, computed from the fp32 originals, master and low precision together."""
+        """Make the weights current + step_size · direction, computed from the fp32 originals, master and low precision
+        together. A negative step size goes back towards the anchor."""
         ...
 
     def close_trigger(self, settlement: Settlement) -> None:
-        """Settle, set the anchor to the result and forget the copy."""
+        """Settle, set the next anchor and forget the copy."""
+        ...
+
+    def roll_back(self) -> None:
+        """Undo the last accepted jump and the update after it, which must be the only one.
+
+        All weights are what they were before the jump, bit for bit, and so are the anchor that it was measured from and
+        the learning rate; moments and step count stay. Needs `accelerate.max_kl_increase`, for which the copy is kept.
+        """
         ...
 
 

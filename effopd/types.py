@@ -302,7 +302,11 @@ class ShardKind(StrEnum):
     ANCHOR = "anchor"
     """Moved parameters only: the weights that the next displacement is measured from."""
     PREVIOUS_DISPLACEMENT = "previous_displacement"
-    """Moved parameters only, and only after the first trigger."""
+    """Moved parameters only, and only after the first trigger: its direction, which by default is its displacement."""
+    PRE_JUMP_MASTER = "pre_jump_master"
+    """All parameters: the weights that a roll-back returns to, while there may be one."""
+    PRE_JUMP_ANCHOR = "pre_jump_anchor"
+    """Moved parameters only: the anchor that it returns to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,14 +327,20 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Displacement:
-    """Statistics of Δ = current − anchor over the moved parameters, summed over all ranks."""
+    """Statistics of Δ = current − anchor, and of the direction that is made of it, over the moved parameters of all ranks."""
 
     norm: float
     """Frobenius norm ‖Δ‖."""
     relative_norm: float
     """‖Δ‖ / ‖current‖."""
     cosine_to_previous: float | None
-    """cos(Δ, Δ of the previous trigger); None at the first trigger."""
+    """cos(Δ, direction of the previous trigger); None at the first trigger and after a roll-back."""
+    slope: float
+    """Directional derivative of the training loss along the direction at the current weights, nats per unit of step
+    size; negative is downhill. The gradient is estimated by Adam's first moment as it stands, which after t steps is
+    biased towards zero by the factor 1 - beta1^t."""
+    direction_norm: float
+    """Frobenius norm of the direction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,9 +348,11 @@ class Settlement:
     """How a trigger ends, in the learner."""
 
     step_size: float
-    """Multiples of Δ added to the current weights; 0 restores their exact bits."""
+    """Multiples of the direction added to the current weights; 0 restores their exact bits."""
     exp_avg_scale: float = 1.0
     """Factor on Adam's first moment of the moved parameters."""
+    lr_factor: float = 1.0
+    """Factor on the policy's learning rate from now on; `accelerate.lr_max` bounds the product."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ class FakeWorld:
     # Learner
     def open_trigger(self) -> Displacement:
         self.events.append("open")
-        return Displacement(norm=1.0, relative_norm=0.1, cosine_to_previous=None)
+        return Displacement(norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=-0.1, direction_norm=1.0)
 
     def write_candidate(self, step_size: float) -> None:
         self.held = step_size
@@ -50,6 +50,9 @@ class FakeWorld:
         self.held = settlement.step_size
         scaled = "" if settlement.exp_avg_scale == 1 else f" moment x{settlement.exp_avg_scale:g}"
         self.events.append(f"close {settlement.step_size:g}{scaled}")
+
+    def roll_back(self) -> None:
+        raise AssertionError("nothing to undo")
 
     def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
         return [

@@ -64,7 +64,9 @@ def gate_score(value, reverse_kl=None, accuracy=None):
 def trigger(step, candidates, accepted):
     return TriggerRecord(
         step=step,
-        displacement=Displacement(norm=1.0, relative_norm=0.01, cosine_to_previous=None),
+        displacement=Displacement(
+            norm=1.0, relative_norm=0.01, cosine_to_previous=None, slope=-0.1, direction_norm=1.0
+        ),
         candidates=tuple(candidates),
         accepted_step_size=accepted,
         num_generated_tokens=50 * len(candidates),

@@ -83,6 +83,9 @@ class LearnerActor:
     def close_trigger(self, settlement: Settlement) -> None:
         self._engine.close_trigger(settlement)
 
+    def roll_back(self) -> None:
+        self._engine.roll_back()
+
     def fragments(self) -> list[Fragment]:
         return self._engine.fragments()
 
@@ -142,6 +145,9 @@ class RayLearner:
 
     def close_trigger(self, settlement: Settlement) -> None:
         wait_for([actor.close_trigger.remote(settlement) for actor in self._actors], ROLE)
+
+    def roll_back(self) -> None:
+        wait_for([actor.roll_back.remote() for actor in self._actors], ROLE)
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         """Gather every rank's shards into `directory`, bucket by bucket, in the process that calls this."""

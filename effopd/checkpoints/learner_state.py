@@ -1,4 +1,4 @@
-"""What a learner saves: its shards, gathered, and where its optimizer stands."""
+"""What a learner saves: its shards, gathered, and where its optimizer and its trigger stand."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from effopd.types import Fragment, ShardKind
 
 PROGRESS_NAME = "learner.json"
 
+OPTIMIZER_KINDS = (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ)
 CRITIC_KINDS = (ShardKind.CRITIC_MASTER, ShardKind.CRITIC_EXP_AVG, ShardKind.CRITIC_EXP_AVG_SQ)
 POLICY_KINDS = tuple(kind for kind in ShardKind if kind not in CRITIC_KINDS)
 
@@ -20,7 +21,16 @@ class LearnerProgress:
     """The few numbers of a learner that are not tensors."""
 
     optimizer_step: int
-    has_previous_displacement: bool
+    kinds: tuple[ShardKind, ...] = ()
+    """What there is of the policy beside master weights and moments."""
+    lr_scale: float = 1.0
+    """Factor on the learning rate that triggers have settled on."""
+    num_updates_since_anchor: int = 0
+    num_updates_since_jump: int | None = None
+    """0 or 1 while the last jump may be rolled back, else None."""
+    pre_jump_lr_scale: float = 1.0
+    """What a roll-back returns to; likewise the next."""
+    pre_jump_num_updates: int = 0
 
 
 def save_learner(
@@ -31,12 +41,15 @@ def save_learner(
     progress: LearnerProgress,
     read: ReadShard,
 ) -> tuple[FileRecord, ...]:
-    """Write master weights, moments, anchor and progress of all ranks into an existing directory, the critic's too."""
+    """Write what all ranks have, and progress, into an existing directory, the critic's too."""
     (directory / PROGRESS_NAME).write_text(json.dumps(asdict(progress)) + "\n")
-    kinds = [
-        kind for kind in POLICY_KINDS if kind != ShardKind.PREVIOUS_DISPLACEMENT or progress.has_previous_displacement
-    ]
-    records = gather_snapshot(directory, fragments, read, kinds)
+    records = gather_snapshot(directory, fragments, read, (*OPTIMIZER_KINDS, *progress.kinds))
     if any(critic_fragments):
         records += gather_snapshot(directory, critic_fragments, read, CRITIC_KINDS)
     return records
+
+
+def progress_from(content: dict[str, object]) -> LearnerProgress:
+    """Return the progress that was written as JSON. Raises KeyError, TypeError or ValueError when it was not."""
+    kinds = tuple(ShardKind(kind) for kind in content["kinds"])  # pyright: ignore[reportGeneralTypeIssues]
+    return LearnerProgress(**(content | {"kinds": kinds}))  # pyright: ignore[reportArgumentType]

@@ -17,7 +17,7 @@ from effopd.checkpoints.streaming import FileRecord, StreamWriter, num_tensor_by
 from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
 
-MOVED_ONLY = frozenset({ShardKind.ANCHOR, ShardKind.PREVIOUS_DISPLACEMENT})
+MOVED_ONLY = frozenset({ShardKind.ANCHOR, ShardKind.PREVIOUS_DISPLACEMENT, ShardKind.PRE_JUMP_ANCHOR})
 """Kinds that exist for moved parameters alone."""
 
 ReadShard = Callable[[int, ShardKind, Sequence[str]], Mapping[str, Tensor]]

@@ -67,6 +67,7 @@ def training_violations(config: RunConfig) -> list[str]:
         *_learner(config),
         *_algorithm(config),
         *_gate(config),
+        *_jump(config),
         *_rollout(config),
         *_cluster(config),
         *_logger(config),
@@ -226,6 +227,9 @@ def _gate(config: RunConfig) -> Iterator[str]:
             "max_length_change",
             "exp_avg_scale",
             "max_triggers",
+            "anchor",
+            "lr_max",
+            "max_kl_increase",
         )
         keys = [f"accelerate.{name}" for name in settings]
         yield from _without_effect(
@@ -252,6 +256,13 @@ def _gate(config: RunConfig) -> Iterator[str]:
     if config.debug.mode is not DebugMode.none:
         keys = _shown(config, "debug.mode", "accelerate.gate")
         yield f"{keys}: extrapolation needs samples and training both; add accelerate=none"
+
+
+def _jump(config: RunConfig) -> Iterator[str]:
+    lr_max = config.accelerate.lr_max
+    if lr_max is not None and lr_max < config.learner.lr:
+        keys = _shown(config, "accelerate.lr_max", "learner.lr")
+        yield f"{keys}: the bound must not lie below the rate that it bounds; raise accelerate.lr_max"
 
 
 def _rollout(config: RunConfig) -> Iterator[str]:

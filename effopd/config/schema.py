@@ -283,6 +283,19 @@ class MovedParameters(StrEnum):
     """Two-dimensional attention and MLP weights."""
 
 
+class AnchorRule(StrEnum):
+    """What a displacement is measured from."""
+
+    post_jump = "post_jump"
+    """The weights that the previous trigger settled on, as the authors' code does."""
+    pre_jump = "pre_jump"
+    """The weights that the previous trigger found, so that the displacement contains its jump."""
+    initial = "initial"
+    """The weights at the start of training."""
+    previous_step = "previous_step"
+    """The weights before the last update, as Fast Forward has it (arXiv 2409.04206)."""
+
+
 class SeedRule(StrEnum):
     independent = "independent"
     """Every candidate draws its own samples, as the paper and its code do."""
@@ -308,6 +321,12 @@ class AccelerateConfig:
     exp_avg_scale: float = 1.0
     """Factor on Adam's first moment of the moved parameters after an accepted jump: 1 keeps it, 0 zeroes it."""
     max_triggers: int | None = None
+    anchor: AnchorRule = AnchorRule.post_jump
+    lr_max: float | None = None
+    """Bound on what triggers may make of `learner.lr`; null: none."""
+    max_kl_increase: float | None = None
+    """Undo a jump when the training KL rises by more than this fraction in the update after it; null: never. The learner
+    then keeps copies of the weights and the anchor before the jump for two updates."""
 
     def __post_init__(self) -> None:
         require(
@@ -355,6 +374,9 @@ class AccelerateConfig:
             "must not be negative",
             "use null for no limit",
         )
+        for name in ("lr_max", "max_kl_increase"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"accelerate.{name}", value, "must be positive", "use null for none")
 
 
 @dataclass(slots=True)

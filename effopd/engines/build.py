@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from effopd.algorithms.build import build_algorithm
-from effopd.config.schema import AlgoConfig, Device, LearnerConfig, MovedParameters, RolloutConfig, RolloutEngine
+from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, LearnerConfig, RolloutConfig, RolloutEngine
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.hf_sampler import HFSampler
 from effopd.engines.vllm_sampler import VLLMSampler
@@ -43,7 +43,7 @@ class LearnerSetup:
 
     config: LearnerConfig
     algo: AlgoConfig
-    moved: MovedParameters | None
+    accelerate: AccelerateConfig | None
     """None when nothing is ever extrapolated, and then there is no anchor."""
     model_path: str
     attn_implementation: str
@@ -57,6 +57,7 @@ def build_learner(
     setup: LearnerSetup, teacher_head: Tensor | None, *, rank: int, world_size: int, init_method: str
 ) -> DeepSpeedLearner:
     """Start one rank. Collective: returns when every rank was started."""
+    accelerate = setup.accelerate
     learner = DeepSpeedLearner(
         setup.config,
         model_path=setup.model_path,
@@ -64,7 +65,8 @@ def build_learner(
         algorithm=build_algorithm(setup.algo, setup.max_response_len),
         algo=setup.algo,
         teacher_head=teacher_head,
-        moved=(lambda name, shape: False) if setup.moved is None else moved_parameters(setup.moved),
+        accelerate=accelerate or AccelerateConfig(),
+        moved=(lambda name, shape: False) if accelerate is None else moved_parameters(accelerate.moved),
         num_steps=setup.num_steps,
         rank=rank,
         world_size=world_size,
@@ -72,9 +74,9 @@ def build_learner(
         device=setup.device,
         segment_folder=setup.segment_folder if rank == 0 else None,
     )
-    if setup.moved is not None and learner.num_moved_parameters == 0:
+    if accelerate is not None and learner.num_moved_parameters == 0:
         raise ConfigError(
-            f"accelerate.moved={setup.moved}: matches no parameter of {setup.model_path}, whose modules have other names; "
+            f"accelerate.moved={accelerate.moved}: matches no parameter of {setup.model_path}, whose modules have other names; "
             "use accelerate.moved=all"
         )
     return learner

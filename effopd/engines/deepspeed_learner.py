@@ -17,9 +17,9 @@ from torch.nn import functional
 from effopd.algorithms.build import Algorithm, TrainsCritic
 from effopd.algorithms.opd_full import policy_reverse_kl
 from effopd.algorithms.policy_output import PolicyOutput
-from effopd.checkpoints.learner_state import LearnerProgress
-from effopd.checkpoints.snapshot import snapshot_path
-from effopd.config.schema import AlgoConfig, Device, Dtype, LearnerConfig
+from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, LearnerProgress
+from effopd.checkpoints.snapshot import MOVED_ONLY, snapshot_path
+from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, Dtype, LearnerConfig
 from effopd.data.collate import align, collate
 from effopd.engines.collectives import sum_named_over_ranks, sum_over_lower_ranks, sum_over_ranks
 from effopd.engines.deepspeed_setup import gathered, init_deepspeed, resolve_device
@@ -35,7 +35,7 @@ from effopd.engines.policy_module import (
 )
 from effopd.engines.shard_files import read_fragments, read_progress
 from effopd.engines.sharded_model import ShardedModel
-from effopd.engines.trigger import Trigger, cosine
+from effopd.engines.trigger import Trigger
 from effopd.errors import ConfigError
 from effopd.types import (
     Displacement,
@@ -54,11 +54,7 @@ from effopd.types import (
 )
 from effopd.weights import SegmentWriter, assign_slots
 
-CRITIC_KINDS = {
-    ShardKind.CRITIC_MASTER: ShardKind.MASTER,
-    ShardKind.CRITIC_EXP_AVG: ShardKind.EXP_AVG,
-    ShardKind.CRITIC_EXP_AVG_SQ: ShardKind.EXP_AVG_SQ,
-}
+_OF_CRITIC = dict(zip(CRITIC_KINDS, OPTIMIZER_KINDS, strict=True))
 """What the critic's files hold, as kinds of its own shards."""
 
 _PADDING_ID = 0  # any id will do: padding is to the right, where causal attention never looks
@@ -79,6 +75,7 @@ class DeepSpeedLearner:
         algorithm: Algorithm,
         algo: AlgoConfig,
         teacher_head: Tensor | None,
+        accelerate: AccelerateConfig,
         moved: Callable[[str, tuple[int, ...]], bool],
         num_steps: int,
         rank: int,
@@ -92,7 +89,8 @@ class DeepSpeedLearner:
         Args:
             algo: how rollouts are divided into optimizer steps, and the critic's learning rate.
             teacher_head: [V, D] of the teacher, where hidden states are its payload.
-            moved: which parameters, by name and shape, a jump moves.
+            accelerate: anchor, direction and bounds of a jump.
+            moved: which parameters, by name and shape, it moves.
             num_steps: of the whole run, for the learning rate schedule.
             segment_folder: where rank 0 publishes; None on ranks and in runs that do not.
 
@@ -138,7 +136,8 @@ class DeepSpeedLearner:
         if config.zero_stage == 3:
             self._policy.engine.empty_partition_cache()
         self._shards = self._policy.shards
-        self._trigger = Trigger(self._shards)
+        max_lr_scale = math.inf if accelerate.lr_max is None else accelerate.lr_max / config.lr
+        self._trigger = Trigger(self._shards, accelerate, max_lr_scale=max_lr_scale, device=self._device)
         self._critic: ShardedModel | None = None
         if algorithm.needs.critic:
             # The masters as they are written to `model_path`: the critic begins where the policy began.
@@ -170,7 +169,7 @@ class DeepSpeedLearner:
             GradientError: when one is not finite; what it was to change, the policy or the critic, is then as before.
 
         """
-        assert not self._trigger.is_open, "update inside a trigger"
+        self._trigger.before_update()
         batch = self._prepared(rollouts)
         lengths = [_length(scored.rollout) for scored in rollouts]
         prompt_ids = [scored.rollout.prompt_id for scored in rollouts]
@@ -182,6 +181,7 @@ class DeepSpeedLearner:
             plan = plan_micro_batches(lengths, self._config.max_tokens_per_microbatch, rows)
             for name, value in self._train_on(batch, plan, [rollouts[row].rollout for row in rows]).items():
                 metrics[name] += value / num_steps
+        self._trigger.after_update()
         (num_response_tokens,) = sum_over_ranks(
             sum(scored.rollout.response_len for scored in rollouts), device=self._device
         )
@@ -245,12 +245,13 @@ class DeepSpeedLearner:
             return result.loss, {"value_loss": result.loss.detach(), **result.metrics}
 
         updates_per_step = self._algo.num_minibatches * self._algo.num_epochs
-        lr = lr_at(self._config, self._shards.optimizer_step // updates_per_step, self._num_steps)
+        scheduled_lr = lr_at(self._config, self._shards.optimizer_step // updates_per_step, self._num_steps)
+        lr = scheduled_lr * self._trigger.lr_scale
         sums = self._policy.accumulate(batch, plan, policy_loss)
         norms = {"grad_norm": self._policy.step(lr), "lr": lr}
         if self._critic is not None:
             sums |= self._critic.accumulate(batch, plan, value_loss)
-            norms["critic_grad_norm"] = self._critic.step(lr / self._config.lr * self._algo.critic_lr)
+            norms["critic_grad_norm"] = self._critic.step(scheduled_lr / self._config.lr * self._algo.critic_lr)
         return {
             **sum_named_over_ranks(sums),
             **norms,
@@ -321,22 +322,20 @@ class DeepSpeedLearner:
     # Extrapolation
 
     def open_trigger(self) -> Displacement:
-        """Keep the current weights aside and measure Δ = current - anchor over the moved parameters of all ranks."""
-        has_previous = self._trigger.previous_displacement is not None
-        displacement, current, dot, previous = sum_over_ranks(*self._trigger.open().tolist(), device=self._device)
-        return Displacement(
-            norm=math.sqrt(displacement),
-            relative_norm=math.sqrt(displacement / current) if current > 0 else 0.0,
-            cosine_to_previous=cosine(dot, displacement, previous) if has_previous else None,
-        )
+        """Keep the current weights aside, measure Δ = current - anchor and choose the direction."""
+        return self._trigger.open()
 
     def write_candidate(self, step_size: float) -> None:
-        """Make the weights current + step_size * Δ, from the float32 originals; 0 restores the bits of current."""
+        """Make the weights current + step_size * direction, from the float32 originals; 0 restores the bits of current."""
         self._trigger.write(step_size)
 
     def close_trigger(self, settlement: Settlement) -> None:
-        """Settle and set the anchor to the result."""
+        """Settle and set the next anchor."""
         self._trigger.close(settlement)
+
+    def roll_back(self) -> None:
+        """Undo the last jump and the one update after it, moments and step count excepted."""
+        self._trigger.roll_back()
 
     # Snapshots
 
@@ -350,27 +349,20 @@ class DeepSpeedLearner:
 
     def read(self, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
         """Return copies of this rank's fragments of `names`, 1-D, float32, CPU; only what exists. Not collective."""
-        match kind:
-            case ShardKind.ANCHOR:
-                tensors = self._trigger.anchor
-            case ShardKind.PREVIOUS_DISPLACEMENT:
-                tensors = self._trigger.previous_displacement or {}
-            case _ if kind in CRITIC_KINDS:
-                assert self._critic is not None, "there is no critic"
-                own = CRITIC_KINDS[kind]
-                tensors = {name: self._critic.shards.view(own, name) for name in names}
-                return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-            case _:
-                tensors = {fragment.name: self._shards.view(kind, fragment.name) for fragment in self._shards.owned}
+        if kind in CRITIC_KINDS:
+            assert self._critic is not None, "there is no critic"
+            tensors = {name: self._critic.shards.view(_OF_CRITIC[kind], name) for name in names}
+            return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+        if kind in OPTIMIZER_KINDS:
+            tensors = {fragment.name: self._shards.view(kind, fragment.name) for fragment in self._shards.owned}
+        else:
+            tensors = self._trigger.buffers().get(kind, {})
         owned = {fragment.name for fragment in self._shards.owned}
         return {name: tensors[name].to("cpu", copy=True) for name in names if name in tensors and name in owned}
 
     def progress(self) -> LearnerProgress:
-        """Return optimizer steps taken and whether there was a trigger since the beginning of the run."""
-        return LearnerProgress(
-            optimizer_step=self._shards.optimizer_step,
-            has_previous_displacement=self._trigger.previous_displacement is not None,
-        )
+        """Return optimizer steps taken and where the trigger stands."""
+        return self._trigger.progress(self._shards.optimizer_step)
 
     @torch.no_grad()
     def load_state(self, directory: Path) -> None:
@@ -380,16 +372,16 @@ class DeepSpeedLearner:
         is then undefined.
         """
         progress = read_progress(directory)
-        self._policy.load(directory, tuple(CRITIC_KINDS.values()), progress.optimizer_step)
+        self._policy.load(directory, OPTIMIZER_KINDS, progress.optimizer_step)
         if self._critic is not None:
-            self._critic.load(directory, tuple(CRITIC_KINDS), progress.optimizer_step)
+            self._critic.load(directory, CRITIC_KINDS, progress.optimizer_step)
         moved = [fragment for fragment in self._shards.held if fragment.is_moved]
-        has_anchor = snapshot_path(directory, ShardKind.ANCHOR).is_file()
-        has_previous = progress.has_previous_displacement
-        self._trigger.restore(
-            read_fragments(directory, ShardKind.ANCHOR, moved) if has_anchor else None,
-            read_fragments(directory, ShardKind.PREVIOUS_DISPLACEMENT, moved) if has_previous else None,
-        )
+        stored = {
+            kind: read_fragments(directory, kind, moved if kind in MOVED_ONLY else self._shards.held)
+            for kind in progress.kinds
+            if kind is not ShardKind.ANCHOR or snapshot_path(directory, kind).is_file()
+        }
+        self._trigger.restore(progress, stored)
 
     def close(self) -> None:
         """Let go of the engine and remove the segment. The process group stays: others may use it."""

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from effopd.checkpoints.learner_state import PROGRESS_NAME, LearnerProgress
+from effopd.checkpoints.learner_state import PROGRESS_NAME, LearnerProgress, progress_from
 from effopd.checkpoints.snapshot import snapshot_path
 from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
@@ -19,8 +19,8 @@ def read_progress(directory: Path) -> LearnerProgress:
     """Return the numbers that are not tensors. Raises CheckpointError naming the file."""
     path = directory / PROGRESS_NAME
     try:
-        return LearnerProgress(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return progress_from(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: missing or damaged ({type(error).__name__}: {error})") from error
 
 

@@ -1,137 +1,261 @@
-"""One trigger as a transaction on this rank's shards: measure Δ, try candidates, settle on one.
+"""One trigger as a transaction on this rank's shards: measure Δ, choose a direction, try candidates, settle on one.
 
 Everything is element-wise on float32 master fragments, so nothing is gathered. Beyond DeepSpeed's own state there are two
-float32 copies of the moved fragments, in host memory. Between triggers they hold the anchor and the previous displacement,
-during a trigger the current displacement and the current weights, so that a candidate is one pass over memory.
+float32 copies of the moved fragments, in host memory: between triggers the anchor and the previous direction, during a
+trigger the direction and the current weights, so that a candidate is one pass over memory. Other anchors than the weights
+after the last trigger, other directions than the displacement and the way back from a jump need more; `effopd/README.md`
+says how much.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from effopd.checkpoints.learner_state import LearnerProgress
+from effopd.config.schema import AccelerateConfig, AnchorRule
+from effopd.engines.collectives import sum_over_ranks
+from effopd.engines.moved_fragments import (
+    Buffer,
+    MovedFragments,
+    chunks,
+    displacement_products,
+    host_copy,
+    inner_products,
+)
 from effopd.engines.zero_shards import ZeroShards
 from effopd.extrapolation.jump import extrapolate
-from effopd.types import Settlement, ShardKind
+from effopd.types import Displacement, Settlement, ShardKind
 
-_CHUNK = 1 << 20  # elements that are written at once: few enough to stay in a cache between two operations
-_DOUBLE_CHUNK = 1 << 18  # elements that are in float64 at once
+
+@dataclass(slots=True)
+class _Trial:
+    """What an open trigger holds."""
+
+    current: Buffer
+    direction: Buffer
+    held_step_size: float
+    """Of the candidate in the masters."""
+
+
+@dataclass(slots=True)
+class _BeforeJump:
+    """What a roll-back returns to."""
+
+    weights: Buffer
+    """Of all parameters: those that a jump does not move have been trained since."""
+    anchor: Buffer
+    num_updates: int
+    """Between that anchor and those weights."""
+    lr_scale: float
+    num_updates_since: int
+    """Updates since the jump: 0 or 1."""
 
 
 class Trigger:
-    """Anchor and displacement of the moved fragments that this rank holds. There is no anchor while a trigger is open."""
+    """Anchor, direction and the way back, of the moved fragments that this rank holds.
 
-    def __init__(self, shards: ZeroShards) -> None:
+    Unless the anchor must outlast it there is none while a trigger is open.
+    """
+
+    def __init__(
+        self, shards: ZeroShards, config: AccelerateConfig, *, max_lr_scale: float, device: torch.device
+    ) -> None:
+        """Make the weights of this moment the anchor. `max_lr_scale` bounds what settlements make of the learning rate."""
         self._shards = shards
-        self._moved = [fragment.name for fragment in shards.held if fragment.is_moved]
-        self._owned = {fragment.name for fragment in shards.owned}
-        self.anchor = {name: _host_copy(shards.view(ShardKind.MASTER, name)) for name in self._moved}
-        self.previous_displacement: dict[str, Tensor] | None = None
-        self._displacement: dict[str, Tensor] = {}
-        self._current: dict[str, Tensor] | None = None
-        self._held_step_size = 0.0
+        self._config = config
+        self._max_lr_scale = max_lr_scale
+        self._device = device
+        self._moved = MovedFragments(shards, device)
+        self._anchor = self._moved.empty()
+        self._moved.copy_masters(self._anchor)
+        self._num_updates = 0
+        self._previous: Buffer | None = None
+        self._before_jump: _BeforeJump | None = None
+        self._trial: _Trial | None = None
+        self.lr_scale = 1.0
+        """Factor on the policy's learning rate, the product of what settlements have asked for."""
 
     @property
     def is_open(self) -> bool:
-        return self._current is not None
+        return self._trial is not None
+
+    # Around an update
 
     @torch.no_grad()
-    def open(self) -> Tensor:
-        """Keep the current weights aside; return this rank's share of ‖Δ‖², ‖current‖², Δ·previous and ‖previous‖².
+    def before_update(self) -> None:
+        """Keep what must be kept of weights that are about to change."""
+        assert not self.is_open, "update inside a trigger"
+        if self._before_jump is not None and self._before_jump.num_updates_since == 1:
+            self._before_jump = None
+        if self._config.anchor is AnchorRule.previous_step:
+            self._moved.copy_masters(self._anchor)
+            self._num_updates = 0
 
-        [4], float64; only fragments that this rank owns count. Δ = current - anchor.
-        """
+    def after_update(self) -> None:
+        self._num_updates += 1
+        if self._before_jump is not None:
+            self._before_jump.num_updates_since += 1
+
+    # The trigger itself
+
+    @torch.no_grad()
+    def open(self) -> Displacement:
+        """Keep the current weights aside and measure Δ = current - anchor over the moved parameters. Collective."""
         assert not self.is_open, "a trigger is open already"
+        self._before_jump = None
+        previous, self._previous = self._previous, None
+        # Wherever a buffer is not needed any more its memory serves again.
+        current = self._moved.empty() if previous is None else previous
+        displacement = self._moved.empty() if self._keeps_anchor else self._anchor
+        owned = set(self._moved.owned)
         sums = torch.zeros(4, dtype=torch.float64)
-        current = self.previous_displacement or {name: _host_like(anchor) for name, anchor in self.anchor.items()}
-        for name in self._moved:
-            master = self._shards.view(ShardKind.MASTER, name).to("cpu")
-            if name in self._owned:
-                previous = None if self.previous_displacement is None else self.previous_displacement[name]
-                sums += _share(master, self.anchor[name], previous)
+        for name in self._moved.names:
+            master = self._moved.host(ShardKind.MASTER, name)
+            if name in owned:
+                before = None if previous is None else previous[name]
+                sums += displacement_products(master, self._anchor[name], before)
             current[name].copy_(master)
-            torch.sub(master, self.anchor[name], out=self.anchor[name])
-        self._displacement, self.anchor = self.anchor, {}
-        self.previous_displacement = None
-        self._current = current
-        self._held_step_size = 0.0
-        return sums
+            torch.sub(master, self._anchor[name], out=displacement[name])
+        square, current_square, dot, previous_square = sum_over_ranks(*sums.tolist(), device=self._device)
+        if not self._keeps_anchor:
+            self._anchor = {}
+        self._trial = _Trial(current=current, direction=displacement, held_step_size=0.0)
+        slope, direction_square = self._moved.total(
+            2, lambda name: inner_products(self._moved.host(ShardKind.EXP_AVG, name), displacement[name])
+        )
+        return Displacement(
+            norm=math.sqrt(square),
+            relative_norm=math.sqrt(square / current_square) if current_square > 0 else 0.0,
+            cosine_to_previous=None if previous is None else cosine(dot, square, previous_square),
+            slope=slope,
+            direction_norm=math.sqrt(direction_square),
+        )
 
     @torch.no_grad()
     def write(self, step_size: float) -> None:
-        """Make masters and forward weights current + step_size * Δ. Collective."""
-        assert self._current is not None, "write_candidate outside a trigger"
-        for name in self._moved:
+        """Make masters and forward weights current + step_size * direction. Collective."""
+        assert self._trial is not None, "write_candidate outside a trigger"
+        for name in self._moved.names:
             master = self._shards.view(ShardKind.MASTER, name)
             rounded = self._shards.rounded(name)
-            current, displacement = self._current[name], self._displacement[name]
-            for chunk in _chunks(master.numel(), _CHUNK):
-                extrapolate(current[chunk], displacement[chunk], step_size, out=master[chunk])
+            current, direction = self._trial.current[name], self._trial.direction[name]
+            for chunk in chunks(master.numel()):
+                extrapolate(current[chunk], direction[chunk], step_size, out=master[chunk])
                 if rounded is not None:
                     rounded[chunk].copy_(master[chunk])
         self._shards.finish_writes(are_rounded=True)
-        self._held_step_size = step_size
+        self._trial.held_step_size = step_size
 
     @torch.no_grad()
     def close(self, settlement: Settlement) -> None:
-        """Settle, make the result the next anchor and Δ the previous displacement. Collective."""
-        assert self._current is not None, "close_trigger outside a trigger"
-        if self._held_step_size != settlement.step_size:
+        """Settle, choose the next anchor and make the direction the previous one. Collective."""
+        trial = self._trial
+        assert trial is not None, "close_trigger outside a trigger"
+        if trial.held_step_size != settlement.step_size:
             self.write(settlement.step_size)
-        for name in self._moved:
-            self._current[name].copy_(self._shards.view(ShardKind.MASTER, name))
-            if settlement.exp_avg_scale != 1:
+        if settlement.exp_avg_scale != 1:
+            for name in self._moved.names:
                 self._shards.view(ShardKind.EXP_AVG, name).mul_(settlement.exp_avg_scale)
-        self.anchor, self.previous_displacement = self._current, self._displacement
-        self._displacement, self._current = {}, None
+        if self._config.max_kl_increase is not None and settlement.step_size != 0:
+            self._before_jump = self._way_back(trial.current)
+        self._set_anchor(trial.current)
+        self.lr_scale = min(self.lr_scale * settlement.lr_factor, self._max_lr_scale)
+        self._previous, self._trial = trial.direction, None
 
     @torch.no_grad()
-    def restore(
-        self,
-        anchor: Iterable[tuple[str, Tensor]] | None,
-        previous_displacement: Iterable[tuple[str, Tensor]] | None,
-    ) -> None:
+    def roll_back(self) -> None:
+        """Undo the last jump and the one update after it; see `roles.Learner.roll_back`. Collective."""
+        before = self._before_jump
+        assert before is not None and before.num_updates_since == 1 and not self.is_open, (
+            "roll_back is for the moment after the first update after a jump, with accelerate.max_kl_increase set"
+        )
+        for fragment in self._shards.held:
+            self._shards.view(ShardKind.MASTER, fragment.name).copy_(before.weights[fragment.name])
+        self._shards.finish_writes()
+        self._anchor, self._num_updates, self.lr_scale = before.anchor, before.num_updates, before.lr_scale
+        # The next displacement contains that of the trigger that is undone.
+        self._previous = None
+        self._before_jump = None
+
+    @property
+    def _keeps_anchor(self) -> bool:
+        """Whether the anchor outlasts a trigger, or a jump may have to be undone."""
+        return self._config.anchor is AnchorRule.initial or self._config.max_kl_increase is not None
+
+    def _way_back(self, current: Buffer) -> _BeforeJump:
+        still = [fragment.name for fragment in self._shards.held if not fragment.is_moved]
+        return _BeforeJump(
+            weights=current | {name: host_copy(self._shards.view(ShardKind.MASTER, name)) for name in still},
+            anchor=self._anchor,
+            num_updates=self._num_updates,
+            lr_scale=self.lr_scale,
+            num_updates_since=0,
+        )
+
+    def _set_anchor(self, current: Buffer) -> None:
+        """Choose what the next displacement is measured from; `current` are the weights before the settlement."""
+        match self._config.anchor:
+            case AnchorRule.initial:
+                return
+            case AnchorRule.pre_jump:
+                self._anchor = current
+            case AnchorRule.post_jump | AnchorRule.previous_step:
+                self._anchor = current if self._before_jump is None else self._moved.empty()
+                self._moved.copy_masters(self._anchor)
+        self._num_updates = 0
+
+    # Snapshots
+
+    def buffers(self) -> dict[ShardKind, Buffer]:
+        """Return everything that a snapshot has to keep, itself."""
+        assert not self.is_open, "cannot save a checkpoint inside a trigger"
+        kept = {ShardKind.ANCHOR: self._anchor}
+        if self._previous is not None:
+            kept[ShardKind.PREVIOUS_DISPLACEMENT] = self._previous
+        if self._before_jump is not None:
+            kept[ShardKind.PRE_JUMP_MASTER] = self._before_jump.weights
+            kept[ShardKind.PRE_JUMP_ANCHOR] = self._before_jump.anchor
+        return kept
+
+    def progress(self, optimizer_step: int) -> LearnerProgress:
+        before = self._before_jump
+        return LearnerProgress(
+            optimizer_step=optimizer_step,
+            kinds=tuple(self.buffers()),
+            lr_scale=self.lr_scale,
+            num_updates_since_anchor=self._num_updates,
+            num_updates_since_jump=None if before is None else before.num_updates_since,
+            pre_jump_lr_scale=1.0 if before is None else before.lr_scale,
+            pre_jump_num_updates=0 if before is None else before.num_updates,
+        )
+
+    @torch.no_grad()
+    def restore(self, progress: LearnerProgress, stored: Mapping[ShardKind, Iterable[tuple[str, Tensor]]]) -> None:
         """Take over what a checkpoint held; without an anchor the weights of this moment are the anchor."""
         assert not self.is_open, "cannot load a checkpoint inside a trigger"
-        if anchor is None:
-            anchor = ((name, self._shards.view(ShardKind.MASTER, name)) for name in self._moved)
-        for name, tensor in anchor:
-            self.anchor[name].copy_(tensor)
-        self.previous_displacement = None
-        if previous_displacement is not None:
-            self.previous_displacement = {name: _host_copy(tensor) for name, tensor in previous_displacement}
-
-
-def _share(master: Tensor, anchor: Tensor, previous: Tensor | None) -> Tensor:
-    """Return ‖Δ‖², ‖master‖², Δ·previous and ‖previous‖² of one fragment, [4], accumulated in float64."""
-    sums = torch.zeros(4, dtype=torch.float64)
-    for chunk in _chunks(master.numel(), _DOUBLE_CHUNK):
-        current = master[chunk].double()
-        displacement = current - anchor[chunk].double()
-        sums[0] += displacement.square().sum()
-        sums[1] += current.square().sum()
-        if previous is not None:
-            before = previous[chunk].double()
-            sums[2] += (displacement * before).sum()
-            sums[3] += before.square().sum()
-    return sums
+        self._anchor, self._previous, self._before_jump = {}, None, None  # their memory is needed
+        kept = {kind: {name: host_copy(tensor) for name, tensor in tensors} for kind, tensors in stored.items()}
+        if ShardKind.ANCHOR in kept:
+            self._anchor = kept[ShardKind.ANCHOR]
+        else:
+            self._anchor = self._moved.empty()
+            self._moved.copy_masters(self._anchor)
+        self.lr_scale = progress.lr_scale
+        self._num_updates = progress.num_updates_since_anchor
+        self._previous = kept.get(ShardKind.PREVIOUS_DISPLACEMENT)
+        if progress.num_updates_since_jump is not None:
+            self._before_jump = _BeforeJump(
+                weights=kept[ShardKind.PRE_JUMP_MASTER],
+                anchor=kept[ShardKind.PRE_JUMP_ANCHOR],
+                num_updates=progress.pre_jump_num_updates,
+                lr_scale=progress.pre_jump_lr_scale,
+                num_updates_since=progress.num_updates_since_jump,
+            )
 
 
 def cosine(dot: float, square: float, other_square: float) -> float:
     """Return the cosine of two vectors from their dot product and squared norms; 0 when one of them is zero."""
     return dot / math.sqrt(square * other_square) if square > 0 and other_square > 0 else 0.0
-
-
-def _chunks(num_elements: int, size: int) -> Iterator[slice]:
-    for start in range(0, num_elements, size):
-        yield slice(start, start + size)
-
-
-def _host_like(tensor: Tensor) -> Tensor:
-    """Return an uninitialised float32 host tensor of the same length; pinned where a GPU will copy from it."""
-    return torch.empty(tensor.shape, dtype=torch.float32, pin_memory=torch.cuda.is_available())
-
-
-def _host_copy(tensor: Tensor) -> Tensor:
-    return _host_like(tensor).copy_(tensor)

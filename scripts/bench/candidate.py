@@ -20,7 +20,7 @@ from random_models import write_half_billion
 
 from effopd.algorithms.opd import OPD
 from effopd.algorithms.surrogate import Clipping
-from effopd.config.schema import AlgoConfig, Device, Dtype, LearnerConfig, MovedParameters
+from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, Dtype, LearnerConfig, MovedParameters
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.extrapolation.selection import moved_parameters
 from effopd.types import Settlement, ShardKind
@@ -41,6 +41,7 @@ def make_learner(
         algorithm=OPD(Clipping(low=0.2, high=0.2, dual=3.0), importance_cap=5.0),
         algo=AlgoConfig(),
         teacher_head=None,
+        accelerate=AccelerateConfig(),
         moved=moved_parameters(MovedParameters.matrices) if is_moved else (lambda name, shape: False),
         num_steps=1000,
         rank=0,

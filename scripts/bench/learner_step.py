@@ -19,7 +19,7 @@ from random_models import write_small
 
 from effopd.algorithms.opd import OPD
 from effopd.algorithms.surrogate import Clipping
-from effopd.config.schema import AlgoConfig, Device, LearnerConfig
+from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, LearnerConfig
 from effopd.data.collate import collate
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.microbatches import plan_micro_batches, take_rows
@@ -113,6 +113,7 @@ def compare(name: str, model_path: str, rollouts: list[ScoredRollout], arguments
             algorithm=ALGORITHM,
             algo=AlgoConfig(),
             teacher_head=None,
+            accelerate=AccelerateConfig(),
             moved=lambda name, shape: False,
             num_steps=1000,
             rank=0,

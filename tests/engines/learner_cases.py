@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from effopd.algorithms.build import build_algorithm
-from effopd.checkpoints.learner_state import CRITIC_KINDS, POLICY_KINDS
-from effopd.config.schema import AlgoConfig, AlgorithmName, Device, Dtype, KLPlacement, LearnerConfig
+from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, POLICY_KINDS
+from effopd.config.schema import AccelerateConfig, AlgoConfig, AlgorithmName, Device, Dtype, KLPlacement, LearnerConfig
 from effopd.engines import deepspeed_setup
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.errors import EffOPDError
@@ -31,7 +31,6 @@ VOCABULARY = 53
 TEACHER_WIDTH = 11
 LR = 1e-3
 CRITIC_LR = 3e-3
-STATE_KINDS = (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ)
 
 _PPO = AlgoConfig(name=AlgorithmName.ppo, kl_coef=0.1, kl_in=KLPlacement.reward, gae_lambda=0.9, critic_lr=CRITIC_LR)
 _GRPO = AlgoConfig(name=AlgorithmName.grpo, kl_coef=0.1)
@@ -111,6 +110,7 @@ def make_learner(
     segment: str | None = None,
     algo: str = "opd",
     moved: Any = is_matrix,
+    accelerate: AccelerateConfig | None = None,
     **settings: Any,
 ) -> DeepSpeedLearner:
     config = LearnerConfig(zero_stage=stage, dtype=Dtype(dtype), lr=LR, num_threads=1, bucket_mib=1)
@@ -123,6 +123,7 @@ def make_learner(
         algorithm=build_algorithm(ALGOS[algo], MAX_RESPONSE_LEN),
         algo=ALGOS[algo],
         teacher_head=teacher_head() if algo == "opd_full" else None,
+        accelerate=accelerate or AccelerateConfig(),
         moved=moved,
         num_steps=num_steps,
         rank=rank,
@@ -207,7 +208,7 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     seen["metrics"], seen["num_response_tokens"] = dict(report.metrics), report.num_response_tokens
 
     def bits() -> str:
-        return fingerprint(state_of(learner, *STATE_KINDS)["master"], weights_of(learner, rank))
+        return fingerprint(state_of(learner, *OPTIMIZER_KINDS)["master"], weights_of(learner, rank))
 
     # A search that ends in a refusal, with an evaluation after every write: it leaves gathered copies behind.
     seen["current"] = state_of(learner, *POLICY_KINDS)
@@ -254,10 +255,10 @@ def zeroed_moments(rank: int, world_size: int, *, model: str, stage: int, dtype:
     learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype)
     mine = share(make_rollouts(8), rank, world_size)
     learner.update(mine)
-    before = state_of(learner, *STATE_KINDS)
+    before = state_of(learner, *OPTIMIZER_KINDS)
     learner.open_trigger()
     learner.close_trigger(Settlement(step_size=2.0, exp_avg_scale=0.0))
-    after = state_of(learner, *STATE_KINDS)
+    after = state_of(learner, *OPTIMIZER_KINDS)
     fragments = learner.fragments()
     learner.close()
     return {"before": before, "after": after, "fragments": fragments}
@@ -277,7 +278,7 @@ def train(
     result = {
         "fragments": learner.fragments(),
         "critic_fragments": learner.critic_fragments(),
-        "state": state_of(learner, *STATE_KINDS) | critic_of(learner),
+        "state": state_of(learner, *OPTIMIZER_KINDS) | critic_of(learner),
         "metrics": dict(report.metrics),
         "num_response_tokens": report.num_response_tokens,
         "logprobs": learner.response_logprobs([scored.rollout for scored in mine]),
@@ -303,7 +304,7 @@ def not_finite(rank: int, world_size: int, *, model: str, stage: int, dtype: str
     learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype)
     mine = share(make_rollouts(8), rank, world_size)
     learner.update(mine)
-    before = fingerprint(*state_of(learner, *STATE_KINDS).values())
+    before = fingerprint(*state_of(learner, *OPTIMIZER_KINDS).values())
     poisoned = [
         replace(scored, teacher=TeacherScores(sampled=torch.full_like(scored.rollout.rollout_logprobs, math.inf)))
         for scored in mine
@@ -313,7 +314,7 @@ def not_finite(rank: int, world_size: int, *, model: str, stage: int, dtype: str
         learner.update(poisoned)
     except EffOPDError as error:
         message = f"{type(error).__name__}: {error}"
-    is_unchanged = fingerprint(*state_of(learner, *STATE_KINDS).values()) == before
+    is_unchanged = fingerprint(*state_of(learner, *OPTIMIZER_KINDS).values()) == before
     good = learner.update(mine).metrics["grad_norm"]
     step = learner.progress().optimizer_step
     learner.close()
@@ -336,10 +337,10 @@ def resume(rank: int, world_size: int, *, model: str, directory: str, **settings
         "fragments": learner.fragments(),
         "loaded": state_of(learner, *POLICY_KINDS),
         "optimizer_step": learner.progress().optimizer_step,
-        "has_previous_displacement": learner.progress().has_previous_displacement,
+        "kinds": learner.progress().kinds,
     }
     learner.update(share(make_rollouts(13), rank, world_size))
-    result["after_step"] = state_of(learner, *STATE_KINDS)
+    result["after_step"] = state_of(learner, *OPTIMIZER_KINDS)
     learner.close()
     return result
 

@@ -16,7 +16,7 @@ import learner_cases as cases
 import learner_rl_cases as rl_cases
 from rank_pool import RankPool
 
-from effopd.checkpoints.learner_state import LearnerProgress, save_learner
+from effopd.checkpoints.learner_state import OPTIMIZER_KINDS, POLICY_KINDS, LearnerProgress, save_learner
 from effopd.types import ShardKind
 
 STAGES = (0, 1, 2, 3)
@@ -109,7 +109,11 @@ def write_snapshot(folder: Path, results: list[dict[str, Any]], state: str, opti
         critic_fragments=[result.get("critic_fragments", []) for result in results],
         progress=LearnerProgress(
             optimizer_step=optimizer_step,
-            has_previous_displacement=any(result[state].get("previous_displacement") for result in results),
+            kinds=tuple(
+                kind
+                for kind in POLICY_KINDS
+                if kind not in OPTIMIZER_KINDS and any(result[state].get(kind) for result in results)
+            ),
         ),
         read=read,
     )

@@ -8,7 +8,6 @@ from learner_cases import (
     ALGOS,
     LR,
     MAX_RESPONSE_LEN,
-    STATE_KINDS,
     critic_of,
     make_learner,
     make_rollouts,
@@ -18,7 +17,7 @@ from learner_cases import (
 from plain_learner import PlainLearner
 from transformers import AutoModelForCausalLM
 
-from effopd.checkpoints.learner_state import POLICY_KINDS
+from effopd.checkpoints.learner_state import OPTIMIZER_KINDS, POLICY_KINDS
 from effopd.config.schema import LearnerConfig
 from effopd.errors import EffOPDError
 
@@ -37,7 +36,7 @@ def critic_life(rank: int, world_size: int, *, model: str, **settings: Any) -> A
     result["state"] = state_of(learner, *POLICY_KINDS) | critic_of(learner)
     result["optimizer_step"] = learner.progress().optimizer_step
     learner.update(mine)
-    result["after_step"] = state_of(learner, *STATE_KINDS) | critic_of(learner)
+    result["after_step"] = state_of(learner, *OPTIMIZER_KINDS) | critic_of(learner)
     learner.close()
     return result
 
@@ -55,11 +54,11 @@ def critic_resume(rank: int, world_size: int, *, model: str, directory: str, **s
         result |= {
             "fragments": learner.fragments(),
             "critic_fragments": learner.critic_fragments(),
-            "state": state_of(learner, *STATE_KINDS) | critic_of(learner),
+            "state": state_of(learner, *OPTIMIZER_KINDS) | critic_of(learner),
             "optimizer_step": learner.progress().optimizer_step,
         }
         learner.update(share(make_rollouts(13), rank, world_size))
-        result["after_step"] = state_of(learner, *STATE_KINDS) | critic_of(learner)
+        result["after_step"] = state_of(learner, *OPTIMIZER_KINDS) | critic_of(learner)
     learner.close()
     return result
 
@@ -78,7 +77,7 @@ def against_plain(rank: int, world_size: int, *, model: str, algo: str, minibatc
     learner = make_learner(rank, world_size, model=model, algo=algo, **settings)
     updates = [make_rollouts(13, seed) for seed in (0, 1)]
     reports = [learner.update(rollouts) for rollouts in updates]
-    learned = {kind: held for kind, held in (state_of(learner, *STATE_KINDS) | critic_of(learner)).items() if held}
+    learned = {kind: held for kind, held in (state_of(learner, *OPTIMIZER_KINDS) | critic_of(learner)).items() if held}
     initial = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).state_dict()
     learner.close()
     plain = PlainLearner(model, LearnerConfig(lr=LR), ALGOS[algo], MAX_RESPONSE_LEN)

@@ -26,12 +26,13 @@ from learner_lab import (
     write_snapshot,
 )
 
-from effopd.checkpoints.learner_state import POLICY_KINDS
+from effopd.checkpoints.learner_state import OPTIMIZER_KINDS
 from effopd.config.schema import LearnerConfig, LRSchedule
 from effopd.engines.learning_rate import lr_at
 from effopd.engines.microbatches import plan_micro_batches
 from effopd.engines.policy_module import check_head, load_causal_lm
 from effopd.errors import ConfigError
+from effopd.types import ShardKind
 
 
 def bfloat16_rounded(array: numpy.ndarray) -> numpy.ndarray:
@@ -359,11 +360,11 @@ def test_a_snapshot_loads_bit_for_bit_on_other_ranks_and_stages(
     loaded = lab.pools[loaded_by[0]].run(
         cases.resume, model=lab.model, stage=loaded_by[1], dtype=dtype, directory=str(folder)
     )
-    for kind in POLICY_KINDS:
+    for kind in (*OPTIMIZER_KINDS, ShardKind.ANCHOR, ShardKind.PREVIOUS_DISPLACEMENT):
         expected = whole(saved, lambda result, kind=kind: result["jumped"][kind.value])
         assert expected
         assert is_same(whole(loaded, lambda result, kind=kind: result["loaded"][kind.value]), expected), kind
-    assert all(result["optimizer_step"] == 5 and result["has_previous_displacement"] for result in loaded)
+    assert all(result["optimizer_step"] == 5 and "previous_displacement" in result["kinds"] for result in loaded)
 
 
 @every_setting
@@ -388,7 +389,7 @@ def test_a_snapshot_from_before_the_first_step_loads(lab: Lab, tmp_path: Path, s
     reference = lab.trained(2, stage)
     expected = whole(reference, lambda result: result["state"]["master"])
     assert is_same(whole(resumed, lambda result: result["after_step"]["master"]), expected)
-    assert not any(result["has_previous_displacement"] for result in resumed)
+    assert not any("previous_displacement" in result["kinds"] for result in resumed)
 
 
 def test_without_an_anchor_file_the_loaded_weights_are_the_anchor(lab: Lab, tmp_path: Path) -> None:
