@@ -307,6 +307,17 @@ class ShardKind(StrEnum):
     """All parameters: the weights that a roll-back returns to, while there may be one."""
     PRE_JUMP_ANCHOR = "pre_jump_anchor"
     """Moved parameters only: the anchor that it returns to."""
+    OUTER_VELOCITY = "outer_velocity"
+    """Moved parameters only: of Nesterov's momentum over triggers."""
+    PATH_1 = "path_1"
+    """Moved parameters only: the weights before the first of the last updates that are kept; likewise the others."""
+    PATH_2 = "path_2"
+    PATH_3 = "path_3"
+    PATH_4 = "path_4"
+    PATH_5 = "path_5"
+    PATH_6 = "path_6"
+    PATH_7 = "path_7"
+    PATH_8 = "path_8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

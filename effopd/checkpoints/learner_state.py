@@ -13,6 +13,7 @@ PROGRESS_NAME = "learner.json"
 
 OPTIMIZER_KINDS = (ShardKind.MASTER, ShardKind.EXP_AVG, ShardKind.EXP_AVG_SQ)
 CRITIC_KINDS = (ShardKind.CRITIC_MASTER, ShardKind.CRITIC_EXP_AVG, ShardKind.CRITIC_EXP_AVG_SQ)
+PATH_KINDS = tuple(kind for kind in ShardKind if kind.value.startswith("path_"))
 POLICY_KINDS = tuple(kind for kind in ShardKind if kind not in CRITIC_KINDS)
 
 

@@ -17,8 +17,18 @@ from effopd.checkpoints.streaming import FileRecord, StreamWriter, num_tensor_by
 from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
 
-MOVED_ONLY = frozenset({ShardKind.ANCHOR, ShardKind.PREVIOUS_DISPLACEMENT, ShardKind.PRE_JUMP_ANCHOR})
-"""Kinds that exist for moved parameters alone."""
+OF_ALL_PARAMETERS = frozenset(
+    {
+        ShardKind.MASTER,
+        ShardKind.EXP_AVG,
+        ShardKind.EXP_AVG_SQ,
+        ShardKind.CRITIC_MASTER,
+        ShardKind.CRITIC_EXP_AVG,
+        ShardKind.CRITIC_EXP_AVG_SQ,
+        ShardKind.PRE_JUMP_MASTER,
+    }
+)
+"""The other kinds exist for moved parameters alone."""
 
 ReadShard = Callable[[int, ShardKind, Sequence[str]], Mapping[str, Tensor]]
 """`read(rank, kind, names)`: parameter name to the rank's own 1-D float32 piece of it."""
@@ -52,7 +62,7 @@ def gather_snapshot(
     parameters = tile_parameters(fragments)
     records = []
     for kind in kinds:
-        chosen = {name: entry for name, entry in parameters.items() if entry.is_moved or kind not in MOVED_ONLY}
+        chosen = {name: entry for name, entry in parameters.items() if entry.is_moved or kind in OF_ALL_PARAMETERS}
         layout = {name: (torch.float32, entry.shape) for name, entry in chosen.items()}
         with StreamWriter(snapshot_path(directory, kind), layout, {"kind": kind.value}) as writer:
             for names in _buckets(chosen, bucket_bytes):

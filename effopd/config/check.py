@@ -14,7 +14,9 @@ from effopd.config.evaluation import evaluation_sets, longest_sequence
 from effopd.config.keys import MISSING, written
 from effopd.config.schema import (
     AlgorithmName,
+    AnchorRule,
     DebugMode,
+    DirectionKind,
     GateKind,
     RolloutEngine,
     RunConfig,
@@ -37,6 +39,14 @@ _READ_BY = {
     AlgorithmName.ppo: {*_CLIPPING, "kl_coef", "kl_in", "discount", "gae_lambda", "value_clip", "critic_lr"},
 }
 """The settings of `algo` that each algorithm looks at, beside its name."""
+
+_READ_BY_DIRECTION = {
+    "direction_ema": DirectionKind.ema,
+    "history_size": DirectionKind.gram_pca,
+    "outer_momentum": DirectionKind.nesterov,
+    "outer_lr": DirectionKind.nesterov,
+}
+"""The settings of `accelerate` that one direction alone looks at."""
 
 _DEFAULTS = RunConfig()
 
@@ -228,6 +238,8 @@ def _gate(config: RunConfig) -> Iterator[str]:
             "exp_avg_scale",
             "max_triggers",
             "anchor",
+            *_READ_BY_DIRECTION,
+            "direction",
             "lr_max",
             "max_kl_increase",
         )
@@ -259,6 +271,16 @@ def _gate(config: RunConfig) -> Iterator[str]:
 
 
 def _jump(config: RunConfig) -> Iterator[str]:
+    direction, anchor = config.accelerate.direction, config.accelerate.anchor
+    if config.accelerate.gate is GateKind.none:
+        return
+    for name, reader in _READ_BY_DIRECTION.items():
+        if direction is not reader:
+            reason, remedy = f"with accelerate.direction={direction}", f"add accelerate.direction={reader}"
+            yield from _without_effect(config, [f"accelerate.{name}"], reason, remedy)
+    if direction is DirectionKind.nesterov and anchor is not AnchorRule.post_jump:
+        keys = _shown(config, "accelerate.direction", "accelerate.anchor")
+        yield f"{keys}: outer steps follow upon each other; use accelerate.anchor=post_jump"
     lr_max = config.accelerate.lr_max
     if lr_max is not None and lr_max < config.learner.lr:
         keys = _shown(config, "accelerate.lr_max", "learner.lr")

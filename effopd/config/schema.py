@@ -296,6 +296,21 @@ class AnchorRule(StrEnum):
     """The weights before the last update, as Fast Forward has it (arXiv 2409.04206)."""
 
 
+class DirectionKind(StrEnum):
+    """Which way a jump goes; the formulas are in `effopd/extrapolation/direction.py`."""
+
+    difference = "difference"
+    """The displacement, current weights less anchor: the paper's."""
+    ema = "ema"
+    """The displacement, smoothed over triggers."""
+    gram_pca = "gram_pca"
+    """The first principal direction of the last updates, a denoised displacement (RELEX, arXiv 2605.21468)."""
+    grouped = "grouped"
+    """The displacement, rescaled in {attention, MLP} x {bottom, middle, top} by how far downhill each group goes."""
+    nesterov = "nesterov"
+    """Towards the next point of DiLoCo's outer optimizer (arXiv 2311.08105), where a step size of 1 lands."""
+
+
 class SeedRule(StrEnum):
     independent = "independent"
     """Every candidate draws its own samples, as the paper and its code do."""
@@ -322,6 +337,14 @@ class AccelerateConfig:
     """Factor on Adam's first moment of the moved parameters after an accepted jump: 1 keeps it, 0 zeroes it."""
     max_triggers: int | None = None
     anchor: AnchorRule = AnchorRule.post_jump
+    direction: DirectionKind = DirectionKind.difference
+    direction_ema: float = 0.5
+    """`ema`: weight of the previous trigger's direction."""
+    history_size: int = 4
+    """`gram_pca`: updates whose weights are kept."""
+    outer_momentum: float = 0.9
+    outer_lr: float = 0.7
+    """`nesterov`: as published."""
     lr_max: float | None = None
     """Bound on what triggers may make of `learner.lr`; null: none."""
     max_kl_increase: float | None = None
@@ -374,6 +397,28 @@ class AccelerateConfig:
             "must not be negative",
             "use null for no limit",
         )
+        require(
+            0 < self.direction_ema < 1,
+            "accelerate.direction_ema",
+            self.direction_ema,
+            "must lie in (0, 1)",
+            "try 0.5, or direction=difference for no smoothing",
+        )
+        require(
+            2 <= self.history_size <= 8,
+            "accelerate.history_size",
+            self.history_size,
+            "must be 2 to 8, for each is a float32 copy of the moved parameters",
+            "try 4",
+        )
+        require(
+            0 <= self.outer_momentum < 1,
+            "accelerate.outer_momentum",
+            self.outer_momentum,
+            "must lie in [0, 1)",
+            "DiLoCo uses 0.9",
+        )
+        require(self.outer_lr > 0, "accelerate.outer_lr", self.outer_lr, "must be positive", "DiLoCo uses 0.7")
         for name in ("lr_max", "max_kl_increase"):
             value = getattr(self, name)
             require(value is None or value > 0, f"accelerate.{name}", value, "must be positive", "use null for none")

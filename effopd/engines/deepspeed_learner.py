@@ -18,7 +18,7 @@ from effopd.algorithms.build import Algorithm, TrainsCritic
 from effopd.algorithms.opd_full import policy_reverse_kl
 from effopd.algorithms.policy_output import PolicyOutput
 from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, LearnerProgress
-from effopd.checkpoints.snapshot import MOVED_ONLY, snapshot_path
+from effopd.checkpoints.snapshot import OF_ALL_PARAMETERS, snapshot_path
 from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, Dtype, LearnerConfig
 from effopd.data.collate import align, collate
 from effopd.engines.collectives import sum_named_over_ranks, sum_over_lower_ranks, sum_over_ranks
@@ -377,7 +377,7 @@ class DeepSpeedLearner:
             self._critic.load(directory, CRITIC_KINDS, progress.optimizer_step)
         moved = [fragment for fragment in self._shards.held if fragment.is_moved]
         stored = {
-            kind: read_fragments(directory, kind, moved if kind in MOVED_ONLY else self._shards.held)
+            kind: read_fragments(directory, kind, self._shards.held if kind in OF_ALL_PARAMETERS else moved)
             for kind in progress.kinds
             if kind is not ShardKind.ANCHOR or snapshot_path(directory, kind).is_file()
         }

@@ -13,7 +13,7 @@ Buffer = dict[str, Tensor]
 """One 1-D float32 tensor in host memory per fragment, by name of its parameter."""
 
 CHUNK = 1 << 20  # elements that are written at once: few enough to stay in a cache between two operations
-_DOUBLE_CHUNK = 1 << 18  # elements that are in float64 at once
+DOUBLE_CHUNK = 1 << 18  # elements that are in float64 at once
 
 
 class MovedFragments:
@@ -48,7 +48,7 @@ class MovedFragments:
 def inner_products(left: Tensor, right: Tensor) -> Tensor:
     """Return left · right and right · right, [2], accumulated in float64."""
     sums = torch.zeros(2, dtype=torch.float64)
-    for chunk in chunks(left.numel(), _DOUBLE_CHUNK):
+    for chunk in chunks(left.numel(), DOUBLE_CHUNK):
         double = right[chunk].double()
         sums[0] += (left[chunk].double() * double).sum()
         sums[1] += double.square().sum()
@@ -58,7 +58,7 @@ def inner_products(left: Tensor, right: Tensor) -> Tensor:
 def displacement_products(master: Tensor, anchor: Tensor, previous: Tensor | None) -> Tensor:
     """Return ‖Δ‖², ‖master‖², Δ · previous and ‖previous‖², [4], accumulated in float64; Δ = master - anchor."""
     sums = torch.zeros(4, dtype=torch.float64)
-    for chunk in chunks(master.numel(), _DOUBLE_CHUNK):
+    for chunk in chunks(master.numel(), DOUBLE_CHUNK):
         current = master[chunk].double()
         displacement = current - anchor[chunk].double()
         sums[0] += displacement.square().sum()

@@ -17,6 +17,7 @@ from torch import Tensor
 from effopd.checkpoints.learner_state import LearnerProgress
 from effopd.config.schema import AccelerateConfig, AnchorRule
 from effopd.engines.collectives import sum_over_ranks
+from effopd.engines.directions import Measured, build_direction
 from effopd.engines.moved_fragments import (
     Buffer,
     MovedFragments,
@@ -69,6 +70,7 @@ class Trigger:
         self._max_lr_scale = max_lr_scale
         self._device = device
         self._moved = MovedFragments(shards, device)
+        self._rule = build_direction(self._moved, config)
         self._anchor = self._moved.empty()
         self._moved.copy_masters(self._anchor)
         self._num_updates = 0
@@ -93,6 +95,7 @@ class Trigger:
         if self._config.anchor is AnchorRule.previous_step:
             self._moved.copy_masters(self._anchor)
             self._num_updates = 0
+        self._rule.before_update()
 
     def after_update(self) -> None:
         self._num_updates += 1
@@ -103,12 +106,12 @@ class Trigger:
 
     @torch.no_grad()
     def open(self) -> Displacement:
-        """Keep the current weights aside and measure Δ = current - anchor over the moved parameters. Collective."""
+        """Keep the current weights aside, measure Δ = current - anchor and turn it into the direction. Collective."""
         assert not self.is_open, "a trigger is open already"
         self._before_jump = None
         previous, self._previous = self._previous, None
         # Wherever a buffer is not needed any more its memory serves again.
-        current = self._moved.empty() if previous is None else previous
+        current = self._moved.empty() if previous is None or self._rule.reads_previous else previous
         displacement = self._moved.empty() if self._keeps_anchor else self._anchor
         owned = set(self._moved.owned)
         sums = torch.zeros(4, dtype=torch.float64)
@@ -122,10 +125,13 @@ class Trigger:
         square, current_square, dot, previous_square = sum_over_ranks(*sums.tolist(), device=self._device)
         if not self._keeps_anchor:
             self._anchor = {}
-        self._trial = _Trial(current=current, direction=displacement, held_step_size=0.0)
+        measured = Measured(square=square, dot=dot, previous_square=previous_square, num_updates=self._num_updates)
+        direction = displacement
+        self._rule.turn(direction, current, previous, measured)  # in place
         slope, direction_square = self._moved.total(
-            2, lambda name: inner_products(self._moved.host(ShardKind.EXP_AVG, name), displacement[name])
+            2, lambda name: inner_products(self._moved.host(ShardKind.EXP_AVG, name), direction[name])
         )
+        self._trial = _Trial(current=current, direction=direction, held_step_size=0.0)
         return Displacement(
             norm=math.sqrt(square),
             relative_norm=math.sqrt(square / current_square) if current_square > 0 else 0.0,
@@ -164,6 +170,8 @@ class Trigger:
         self._set_anchor(trial.current)
         self.lr_scale = min(self.lr_scale * settlement.lr_factor, self._max_lr_scale)
         self._previous, self._trial = trial.direction, None
+        if settlement.step_size != 0:
+            self._rule.after_jump()
 
     @torch.no_grad()
     def roll_back(self) -> None:
@@ -176,9 +184,10 @@ class Trigger:
             self._shards.view(ShardKind.MASTER, fragment.name).copy_(before.weights[fragment.name])
         self._shards.finish_writes()
         self._anchor, self._num_updates, self.lr_scale = before.anchor, before.num_updates, before.lr_scale
-        # The next displacement contains that of the trigger that is undone.
+        # The next displacement contains that of the trigger that is undone, which must not count twice.
         self._previous = None
         self._before_jump = None
+        self._rule.after_roll_back()
 
     @property
     def _keeps_anchor(self) -> bool:
@@ -218,7 +227,7 @@ class Trigger:
         if self._before_jump is not None:
             kept[ShardKind.PRE_JUMP_MASTER] = self._before_jump.weights
             kept[ShardKind.PRE_JUMP_ANCHOR] = self._before_jump.anchor
-        return kept
+        return kept | self._rule.buffers()
 
     def progress(self, optimizer_step: int) -> LearnerProgress:
         before = self._before_jump
@@ -246,6 +255,7 @@ class Trigger:
         self.lr_scale = progress.lr_scale
         self._num_updates = progress.num_updates_since_anchor
         self._previous = kept.get(ShardKind.PREVIOUS_DISPLACEMENT)
+        self._rule.restore(kept)
         if progress.num_updates_since_jump is not None:
             self._before_jump = _BeforeJump(
                 weights=kept[ShardKind.PRE_JUMP_MASTER],

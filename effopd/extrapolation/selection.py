@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 from effopd.config.schema import MovedParameters
 
-_MATRICES = re.compile(r"\.(self_attn|self_attention|attention|attn|mlp|feed_forward|ffn|fc1|fc2|experts)\.")
+ATTENTION = re.compile(r"\.(self_attn|self_attention|attention|attn)\.")
+MLP = re.compile(r"\.(mlp|feed_forward|ffn|fc1|fc2|experts)\.")
+"""Modules by the names that model families give them."""
 
 RELEASED_KEYWORDS = (
     "attn", "self_attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj",
@@ -24,4 +26,4 @@ def moved_parameters(choice: MovedParameters) -> Callable[[str, tuple[int, ...]]
             return lambda name, shape: any(keyword in name for keyword in RELEASED_KEYWORDS)
         case MovedParameters.matrices:
             # Three dimensions are matrices too: the experts of a layer, stacked.
-            return lambda name, shape: len(shape) >= 2 and _MATRICES.search(name) is not None
+            return lambda name, shape: len(shape) >= 2 and bool(ATTENTION.search(name) or MLP.search(name))

@@ -213,12 +213,14 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     # A search that ends in a refusal, with an evaluation after every write: it leaves gathered copies behind.
     seen["current"] = state_of(learner, *POLICY_KINDS)
     before, logprobs_before = bits(), learner.response_logprobs(rollouts)
+    seen["log_likelihoods"] = {0.0: sum(map(sum, logprobs_before))}
     seen["displacement"] = learner.open_trigger()
     for step_size in (2.0, 4.0):
         learner.write_candidate(step_size)
         seen["candidate"] = state_of(learner, ShardKind.MASTER)["master"]
         seen["candidate_weights"] = {name: w.float().numpy() for name, w in weights_of(learner, rank).items()}
         candidate_logprobs = learner.response_logprobs(rollouts)
+        seen["log_likelihoods"][step_size] = sum(map(sum, candidate_logprobs))
     learner.write_candidate(0.0)
     seen["is_restored"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
     learner.write_candidate(6.0)

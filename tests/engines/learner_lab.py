@@ -14,6 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 sys.path.insert(0, str(Path(__file__).parent))
 import learner_cases as cases
 import learner_rl_cases as rl_cases
+import trigger_cases
 from rank_pool import RankPool
 
 from effopd.checkpoints.learner_state import OPTIMIZER_KINDS, POLICY_KINDS, LearnerProgress, save_learner
@@ -40,6 +41,7 @@ class Lab:
         self.life = cache(self._life)
         self.trained = cache(self._trained)
         self.critic_life = cache(self._critic_life)
+        self.rounds = cache(self._rounds)
 
     def _life(self, world_size: int, stage: int, dtype: str) -> list[dict[str, Any]]:
         segment = str(self.folder)
@@ -51,6 +53,9 @@ class Lab:
     def _critic_life(self, world_size: int, stage: int, dtype: str) -> list[dict[str, Any]]:
         settings = {"stage": stage, "dtype": dtype, "algo": "ppo_in_two_steps"}
         return self.pools[world_size].run(rl_cases.critic_life, model=self.model, **settings)
+
+    def _rounds(self, world_size: int, stage: int, dtype: str) -> list[dict[str, Any]]:
+        return self.pools[world_size].run(trigger_cases.rounds, model=self.model, stage=stage, dtype=dtype)
 
 
 def save_tiny_model(path: Path, *, is_tied: bool) -> Path:
@@ -98,6 +103,15 @@ def moved_names(results: list[dict[str, Any]]) -> set[str]:
 
 def write_snapshot(folder: Path, results: list[dict[str, Any]], state: str, optimizer_step: int) -> Path:
     """What a run saves, from what the ranks saw at `state`."""
+    kinds = tuple(
+        kind
+        for kind in POLICY_KINDS
+        if kind not in OPTIMIZER_KINDS and any(result[state].get(kind) for result in results)
+    )
+    return write_progress(folder, results, state, LearnerProgress(optimizer_step=optimizer_step, kinds=kinds))
+
+
+def write_progress(folder: Path, results: list[dict[str, Any]], state: str, progress: LearnerProgress) -> Path:
     folder.mkdir()
 
     def read(rank: int, kind: ShardKind, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -107,14 +121,7 @@ def write_snapshot(folder: Path, results: list[dict[str, Any]], state: str, opti
         folder,
         fragments=[result["fragments"] for result in results],
         critic_fragments=[result.get("critic_fragments", []) for result in results],
-        progress=LearnerProgress(
-            optimizer_step=optimizer_step,
-            kinds=tuple(
-                kind
-                for kind in POLICY_KINDS
-                if kind not in OPTIMIZER_KINDS and any(result[state].get(kind) for result in results)
-            ),
-        ),
+        progress=progress,
         read=read,
     )
     return folder

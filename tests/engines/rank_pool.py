@@ -17,7 +17,9 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["DS_ACCELERATOR"] = "cpu"
 CONTEXT = multiprocessing.get_context("forkserver")
 # The server imports once; every rank is forked from it.
-CONTEXT.set_forkserver_preload(["deepspeed", "transformers.models.qwen3.modeling_qwen3", "learner_rl_cases"])
+CONTEXT.set_forkserver_preload(
+    ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "learner_rl_cases", "trigger_cases"]
+)
 
 
 def _serve(rank: int, world_size: int, init_file: str, tasks: Any, results: Any) -> None:

@@ -84,8 +84,9 @@ def test_a_candidate_is_current_plus_step_size_times_displacement(
     assert anchor.keys() == moved_names(results)
     for name in current:
         if name in anchor:
+            # On whole tensors in one process: the bits are the same, however the tensors were cut.
             expected = current[name] + numpy.float32(4) * (current[name] - anchor[name])
-            numpy.testing.assert_allclose(candidate[name], expected, rtol=0, atol=1e-6)
+            assert numpy.array_equal(candidate[name], expected), name
             assert not numpy.array_equal(candidate[name], current[name])
         else:
             assert numpy.array_equal(candidate[name], current[name]), name
@@ -112,6 +113,23 @@ def test_a_forward_after_a_jump_uses_the_jumped_weights(lab: Lab, world_size: in
 @every_setting
 def test_a_step_size_of_zero_restores_bits_and_forward(lab: Lab, world_size: int, stage: int, dtype: str) -> None:
     assert all(result["is_restored"] for result in lab.life(world_size, stage, dtype))
+
+
+@every_setting
+def test_the_same_rollouts_lead_to_the_same_decision_as_in_a_single_process(
+    lab: Lab, world_size: int, stage: int, dtype: str
+) -> None:
+    reference, results = lab.life(1, 0, dtype), lab.life(world_size, stage, dtype)
+
+    def scores(results: list[dict[str, Any]]) -> dict[float, float]:
+        """Log-likelihood of all rollouts by step size, as a gate would add it up from the ranks' parts."""
+        return {
+            size: sum(result["log_likelihoods"][size] for result in results) for size in results[0]["log_likelihoods"]
+        }
+
+    expected = scores(reference)
+    assert scores(results) == pytest.approx(expected, rel=1e-5 if dtype == "float32" else 1e-2)
+    assert sorted(scores(results), key=scores(results).__getitem__) == sorted(expected, key=expected.__getitem__)
 
 
 @every_setting
@@ -164,6 +182,9 @@ def test_displacement_statistics_are_global_and_the_same_on_every_rank(
         numpy.linalg.norm(delta) / numpy.linalg.norm(flat("current", "master")), rel=1e-9
     )
     assert first.cosine_to_previous is None
+    assert first.direction_norm == pytest.approx(first.norm, rel=1e-5)  # Δ in float32
+    assert first.slope == pytest.approx(flat("current", "exp_avg") @ delta, rel=1e-4)
+    assert first.slope < 0  # four steps on the same rollouts have all gone downhill
     second_delta = flat("before_jump", "master") - flat("before_jump", "anchor")
     previous = flat("before_jump", "previous_displacement")
     expected = second_delta @ previous / numpy.linalg.norm(second_delta) / numpy.linalg.norm(previous)
@@ -171,7 +192,7 @@ def test_displacement_statistics_are_global_and_the_same_on_every_rank(
 
 
 @every_setting
-def test_an_accepted_jump_keeps_moments_and_becomes_the_anchor(
+def test_an_accepted_jump_lands_on_the_candidate_s_bits_keeps_moments_and_becomes_the_anchor(
     lab: Lab, world_size: int, stage: int, dtype: str
 ) -> None:
     results = lab.life(world_size, stage, dtype)
@@ -181,6 +202,10 @@ def test_an_accepted_jump_keeps_moments_and_becomes_the_anchor(
     masters = whole(results, lambda result: result["jumped"]["master"])
     anchor = whole(results, lambda result: result["jumped"]["anchor"])
     assert is_same(anchor, {name: masters[name] for name in anchor})
+    current = whole(results, lambda result: result["before_jump"]["master"])
+    old_anchor = whole(results, lambda result: result["before_jump"]["anchor"])
+    expected = {name: current[name] + numpy.float32(2) * (current[name] - old_anchor[name]) for name in anchor}
+    assert is_same(anchor, expected)
 
 
 @every_setting
