@@ -6,32 +6,56 @@ leaves the last checkpoint untouched, so a resumed run stands before the trigger
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
-from effopd.config.schema import AccelerateConfig, GateKind, SeedRule
-from effopd.evaluate import mean_by_prompt
-from effopd.extrapolation.gate import accept_by_value, with_length_guard
-from effopd.extrapolation.schedule import is_power_of_two, num_triggers
-from effopd.extrapolation.search import accepted_step_size, ladder
-from effopd.roles import Learner, Publisher, Sampler, Teacher, Verifier
+from effopd.audit import audit
+from effopd.candidates import Candidates, TriggerRoles
+from effopd.config.schema import AccelerateConfig, GateKind
+from effopd.decision import (
+    Decision,
+    FreshSamples,
+    confirmed_by_accuracy,
+    measure_of,
+    search_on_fresh_samples,
+    search_on_training_samples,
+)
+from effopd.extrapolation.safety import longest_step_size
+from effopd.extrapolation.schedule import is_resting, is_scheduled
+from effopd.gate_scores import Measure
 from effopd.seeds import derive_seed
 from effopd.types import (
-    GateScore,
-    GenerateRequest,
+    Audit,
+    Displacement,
+    Gathered,
     PolicyVersion,
     Prompt,
     RunState,
+    ScoredHandle,
     Settlement,
     TeacherPayload,
+    TriggerKind,
     TriggerRecord,
 )
 
 
-def is_trigger(config: AccelerateConfig, step: int) -> bool:
-    """Return whether a jump is tried after optimizer step `step`."""
-    within_limit = config.max_triggers is None or num_triggers(step) <= config.max_triggers
-    return config.gate != GateKind.none and within_limit and is_power_of_two(step)
+def is_trigger(config: AccelerateConfig, step: int, num_steps: int) -> bool:
+    """Return whether a jump is tried after optimizer step `step` of a run of `num_steps`."""
+    return config.gate is not GateKind.none and is_scheduled(config, step, num_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerSetting:
+    """What a trigger needs to know of the run, beside `AccelerateConfig`."""
+
+    gate_prompts: tuple[Prompt, ...]
+    audit_prompts: tuple[Prompt, ...]
+    max_response_len: int
+    num_steps: int
+    seed: int
+    trained_payload: TeacherPayload | None
+    """What the teacher said of the responses that a step trains on."""
 
 
 class NoAcceleration:
@@ -40,117 +64,112 @@ class NoAcceleration:
     def is_due(self, step: int) -> bool:
         return False
 
-    def try_jump(self, state: RunState) -> TriggerRecord:
+    def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
         raise AssertionError("never due")
 
 
 class EffOPD:
-    """Gated extrapolation at steps 1, 2, 4, 8, ... Source: arXiv 2605.11739; see `effopd.extrapolation` for the parts."""
+    """Gated extrapolation, at steps 1, 2, 4, 8, ... as printed. Source: arXiv 2605.11739; see `effopd.extrapolation` for the
+    parts, and for what goes beyond it."""
 
     def __init__(
         self,
         config: AccelerateConfig,
-        *,
-        learner: Learner,
-        sampler: Sampler,
-        teacher: Teacher | None,
-        publisher: Publisher,
-        verifier: Verifier | None,
-        gate_prompts: tuple[Prompt, ...],
-        max_response_len: int,
-        seed: int,
+        setting: TriggerSetting,
+        roles: TriggerRoles,
         phase: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._config = config
-        self._learner = learner
-        self._sampler = sampler
-        self._teacher = teacher
-        self._publisher = publisher
-        self._verifier = verifier
-        self._gate_prompts = gate_prompts
-        self._max_response_len = max_response_len
-        self._seed = seed
+        self._setting = setting
+        self._roles = roles
         self._phase = phase
 
     def is_due(self, step: int) -> bool:
-        return is_trigger(self._config, step)
+        return is_trigger(self._config, step, self._setting.num_steps)
 
-    def try_jump(self, state: RunState) -> TriggerRecord:
-        """Search from the weights after step `state.step`, which the samplers hold as (step, 0)."""
+    def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
+        """Search from the weights after step `state.step`, which the samplers hold as (step, 0).
+
+        `gathered` is what that step trained on, for the gate that uses it again.
+        """
         with self._phase("gate"):
-            return self._try_jump(state.step)
+            return self._try_jump(state, gathered)
 
-    def _try_jump(self, step: int) -> TriggerRecord:
+    def _try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
         started = time.monotonic()
-        displacement = self._learner.open_trigger()
-        baseline = self._score(PolicyVersion(step=step))
-        accept = accept_by_value(self._config.accept)
-        if self._config.gate == GateKind.reverse_kl:
-            accept = with_length_guard(accept, baseline, self._config.max_length_change)
-        candidate_of = {size: number for number, size in enumerate(self._config.step_sizes, start=1)}
-
-        def evaluate(step_size: float) -> GateScore:
-            version = PolicyVersion(step=step, candidate=candidate_of[step_size])
-            self._learner.write_candidate(step_size)
-            self._publisher.publish(version)
-            return self._score(version)
-
-        records = ladder(baseline, self._config.step_sizes, evaluate, accept)
-        step_size = accepted_step_size(records)
-        exp_avg_scale = 1.0 if step_size == 0 else self._config.exp_avg_scale
-        self._learner.close_trigger(Settlement(step_size=step_size, exp_avg_scale=exp_avg_scale))
-        self._publisher.publish(PolicyVersion(step=step))
+        config, step = self._config, state.step
+        displacement = self._roles.learner.open_trigger()
+        candidates = Candidates(step, self._roles, self._setting.max_response_len)
+        kind = TriggerKind.UNGATED if config.gate is GateKind.ungated else TriggerKind.SEARCH
+        if is_resting(config, state, displacement):
+            kind = TriggerKind.LOOK
+        decision, num_rescored_tokens = Decision(step_size=0.0), 0
+        if kind is not TriggerKind.LOOK:
+            decision, num_rescored_tokens = self._decide(candidates, displacement, step, gathered)
+        report = self._audit(candidates, decision.step_size, step) if kind is not TriggerKind.LOOK else None
+        self._roles.learner.close_trigger(self._settlement(kind, decision.step_size))
+        self._roles.publisher.publish(PolicyVersion(step=step))
+        scores = [record.score for record in (*decision.candidates, *decision.confirmation)]
         return TriggerRecord(
             step=step,
+            kind=kind,
             displacement=displacement,
-            candidates=records,
-            accepted_step_size=step_size,
-            num_generated_tokens=sum(record.score.num_generated_tokens for record in records),
-            seconds=time.monotonic() - started,
+            candidates=decision.candidates,
+            confirmation=decision.confirmation,
+            accepted_step_size=decision.step_size,
+            num_generated_tokens=sum(score.num_generated_tokens for score in scores),
+            num_rescored_tokens=num_rescored_tokens,
+            seconds=time.monotonic() - started - (report.seconds if report is not None else 0.0),
+            audit=report,
         )
 
-    def _score(self, version: PolicyVersion) -> GateScore:
-        """Sample the gate prompts with the weights `version` and measure what the gate needs, and the rest for the record."""
-        shared = self._config.seeds == SeedRule.common
-        request = GenerateRequest(
-            prompts=self._gate_prompts,
-            num_samples=self._config.samples_per_prompt,
-            max_response_len=self._max_response_len,
-            temperature=1.0,
-            top_p=1.0,
-            seed=derive_seed(self._seed, "gate", version.step, 0 if shared else version.candidate),
-        )
-        rollouts = self._sampler.generate(request, version)
-        num_tokens = sum(summary.response_len for summary in rollouts.summaries)
-        num_responses = len(rollouts.summaries)
-
-        accuracies = None
-        if self._verifier is not None:
-            accuracies = mean_by_prompt(rollouts.summaries, self._verifier.rewards(rollouts, self._gate_prompts))
-        match self._config.gate:
-            case GateKind.reverse_kl:
-                assert self._teacher is not None, "the KL gate needs a teacher; config.check sees to it"
-                scored = self._teacher.score(rollouts, TeacherPayload.HIDDEN_STATES)
-                sums = self._learner.reverse_kl(scored)
-                reverse_kl = sum(item.reverse_kl_sum for item in sums)
-                per_prompt = mean_by_prompt(scored.summaries, [-item.reverse_kl_sum / item.num_tokens for item in sums])
-                value = -reverse_kl / num_tokens
-            case GateKind.accuracy:
-                assert accuracies is not None, "the accuracy gate needs a verifier; config.check sees to it"
-                reverse_kl = None
-                if self._teacher is not None:
-                    scored = self._teacher.score(rollouts, TeacherPayload.SAMPLED)
-                    reverse_kl = sum(summary.sampled_reverse_kl or 0.0 for summary in scored.summaries)
-                per_prompt = accuracies
-                value = sum(accuracies.values()) / len(accuracies)
+    def _decide(
+        self, candidates: Candidates, displacement: Displacement, step: int, gathered: Gathered
+    ) -> tuple[Decision, int]:
+        """Return the decision, and how many training tokens the teacher scored again for it."""
+        config = self._config
+        longest = longest_step_size(displacement, config.max_relative_jump)
+        fresh = FreshSamples(config, candidates, self._setting.gate_prompts, self._setting.seed, step)
+        match config.gate:
+            case GateKind.ungated:
+                (step_size,) = config.step_sizes
+                return Decision(step_size=step_size if abs(step_size) <= longest else 0.0), 0
+            case GateKind.accuracy | GateKind.reverse_kl:
+                return search_on_fresh_samples(config, fresh, measure_of(config.gate), longest), 0
+            case GateKind.kl_then_accuracy:
+                decision = search_on_fresh_samples(config, fresh, Measure.REVERSE_KL, longest)
+                return confirmed_by_accuracy(config, fresh, decision), 0
+            case GateKind.reuse_kl:
+                batches, num_tokens = self._with_hidden_states(gathered)
+                learner = self._roles.learner
+                return (
+                    search_on_training_samples(config, candidates, fresh, learner, batches, longest),
+                    num_tokens,
+                )
             case GateKind.none:
                 raise AssertionError("plain OPD has no gate")
-        return GateScore(
-            value=value,
-            per_prompt=per_prompt,
-            accuracy=None if accuracies is None else sum(accuracies.values()) / len(accuracies),
-            reverse_kl_per_token=None if reverse_kl is None else reverse_kl / num_tokens,
-            reverse_kl_per_sequence=None if reverse_kl is None else reverse_kl / num_responses,
-            mean_response_len=num_tokens / num_responses,
-            num_generated_tokens=num_tokens,
+
+    def _with_hidden_states(self, gathered: Gathered) -> tuple[Sequence[ScoredHandle], int]:
+        """Return the step's responses with the teacher's hidden states, and how many tokens that took to score."""
+        if self._setting.trained_payload is TeacherPayload.HIDDEN_STATES:
+            return gathered.batches, 0
+        assert self._roles.teacher is not None, "a KL gate needs a teacher; config.check sees to it"
+        scored = self._roles.teacher.score(gathered.rollouts, TeacherPayload.HIDDEN_STATES)
+        return [scored], sum(summary.response_len for summary in scored.summaries)
+
+    def _settlement(self, kind: TriggerKind, step_size: float) -> Settlement:
+        if kind is TriggerKind.LOOK:
+            return Settlement(step_size=0.0)
+        if step_size == 0:
+            return Settlement(step_size=0.0, lr_factor=self._config.lr_on_reject)
+        return Settlement(
+            step_size=step_size,
+            exp_avg_scale=self._config.exp_avg_scale,
+            lr_factor=self._config.lr_on_accept,
         )
+
+    def _audit(self, candidates: Candidates, step_size: float, step: int) -> Audit | None:
+        if not self._setting.audit_prompts:
+            return None
+        seed = derive_seed(self._setting.seed, "audit", step)
+        return audit(candidates, self._setting.audit_prompts, self._config.audit_grid, step_size, seed)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from effopd.ledger import PhaseTotal
-from effopd.types import CandidateRecord, EvalReport, GateScore, TriggerRecord
+from effopd.types import CandidateRecord, EvalReport, GateScore, TriggerKind, TriggerRecord
 
 _LINE_METRICS = {"loss": "loss", "reverse_kl": "kl"}
 """Metric to its name in a step's line."""
@@ -57,6 +57,14 @@ def trigger_line(record: TriggerRecord) -> str:
     E.g. `step 8: jump x4 accepted, reverse KL 0.210 -> 0.083`, or
     `step 8: no jump, x2 refused: reverse KL 0.210 -> 0.250 (not below the baseline)`.
     """
+    if record.roll_back is not None:
+        undone = record.roll_back
+        change = f"reverse KL {undone.reverse_kl_before:.3f} -> {undone.reverse_kl_after:.3f}"
+        return f"step {record.step}: jump of step {undone.jump_step} taken back, {change}"
+    if record.kind is TriggerKind.LOOK:
+        return f"step {record.step}: no search, the way down is hardly steeper than at the last refusal"
+    if record.kind is TriggerKind.UNGATED:
+        return f"step {record.step}: jump x{record.accepted_step_size:g}, ungated"
     tried = [candidate for candidate in record.candidates if candidate.step_size > 0]
     accepted = [candidate for candidate in tried if candidate.is_accepted]
     if accepted and record.accepted_step_size > 0:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from effopd.config.check import REVERSE_KL_ALGORITHMS
-from effopd.config.schema import RunConfig
+from effopd.config.schema import REVERSE_KL_ALGORITHMS, RunConfig
 from effopd.types import EvalReport, TriggerRecord
 
 
@@ -32,8 +31,9 @@ class Costs:
 
     def after_trigger(self, record: TriggerRecord) -> "Costs":
         """Return the totals with a trigger's, which scores every candidate with the teacher, the verifier, or both."""
-        scores = [candidate.score for candidate in record.candidates]
+        scores = [candidate.score for candidate in (*record.candidates, *record.confirmation)]
         tokens = sum(score.num_generated_tokens for score in scores if score.reverse_kl_per_token is not None)
+        tokens += record.num_rescored_tokens
         rewards = sum(
             num_responses(score.num_generated_tokens, score.mean_response_len)
             for score in scores

@@ -2,32 +2,25 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from effopd.config.schema import RunConfig
 from effopd.errors import RolloutError
 from effopd.handles import as_scored
 from effopd.roles import Roles
 from effopd.seeds import derive_seed
-from effopd.types import AlgorithmNeeds, GenerateRequest, PolicyVersion, Prompt, RolloutHandle, RunState, ScoredHandle
+from effopd.types import (
+    AlgorithmNeeds,
+    Gathered,
+    GenerateRequest,
+    PolicyVersion,
+    Prompt,
+    RolloutHandle,
+    RunState,
+)
 
 Rewards = dict[tuple[str, int], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """The batches of one update."""
-
-    rollouts: RolloutHandle
-    """Of the first batch, for people to read."""
-    batches: tuple[ScoredHandle, ...]
-    """One, unless dynamic sampling asked for more."""
-    num_prompt_batches: int
-    """Taken from the stream."""
-    num_generated_tokens: int
-    """Those of responses that are not trained on included."""
-    metrics: Mapping[str, float]
 
 
 def gather(config: RunConfig, roles: Roles, needs: AlgorithmNeeds, state: RunState, version: PolicyVersion) -> Gathered:

@@ -61,6 +61,7 @@ def summarise(rollouts: Sequence[Rollout]) -> list[RolloutSummary]:
             prompt_len=len(rollout.prompt_token_ids),
             response_len=rollout.response_len,
             is_truncated=rollout.finish_reason == FinishReason.LENGTH,
+            sampled_entropy=-float(rollout.rollout_logprobs.double().sum()),
         )
         for rollout in rollouts
     ]

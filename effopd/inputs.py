@@ -27,7 +27,9 @@ class RunInputs:
     """None where nothing needs a teacher."""
     train_prompts: Sequence[Prompt]
     gate_prompts: tuple[Prompt, ...]
-    """Held out of `train_prompts`; empty for plain OPD."""
+    """Held out of `train_prompts`; empty for plain OPD and for jumps that nothing judges."""
+    audit_prompts: tuple[Prompt, ...]
+    """Held out likewise; empty unless triggers are audited."""
     eval_sets: Mapping[str, "EvalSetPrompts"]
     """By name; empty when nothing is evaluated."""
     canary_prompts: tuple[Prompt, ...]
@@ -74,14 +76,16 @@ def read_inputs(config: RunConfig) -> RunInputs:
     )
     prompts = loaded.prompts
     record = DataRecord(report=loaded.report, fingerprint=data_fingerprint(prompts))
-    gate_prompts: tuple[Prompt, ...] = ()
-    if config.accelerate.gate != GateKind.none:
-        gate_prompts, prompts = hold_out(prompts, config.accelerate.num_prompts, config.seed)
+    num_gate = 0 if config.accelerate.gate in (GateKind.none, GateKind.ungated) else config.accelerate.num_prompts
+    held_out: tuple[Prompt, ...] = ()
+    if num_gate + config.accelerate.audit_prompts > 0:
+        held_out, prompts = hold_out(prompts, num_gate + config.accelerate.audit_prompts, config.seed)
     return RunInputs(
         student=student,
         teacher=teacher,
         train_prompts=prompts,
-        gate_prompts=gate_prompts,
+        gate_prompts=held_out[:num_gate],
+        audit_prompts=held_out[num_gate:],
         eval_sets=eval_sets,
         canary_prompts=tuple(prompts[: num_canaries(config.rollout.num_samplers)]),
         data_records={"data": record, **{one.settings.section: one.record for one in eval_sets.values()}},

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PHASES = ("generate", "verify", "score", "train", "publish", "gate", "eval", "save")
+PHASES = ("generate", "verify", "score", "train", "publish", "gate", "audit", "eval", "save")
 OTHER = "other"
-NOT_TRAINING = frozenset({"eval", "save"})
+NOT_TRAINING = frozenset({"audit", "eval", "save"})
 """Phases that the training time of a run leaves out."""
 
 
@@ -29,7 +29,7 @@ class PhaseTotal:
 
 
 def training_seconds(seconds: Mapping[str, float]) -> float:
-    """Return the part of a division into phases that counts as training: all but evaluation and saving."""
+    """Return the part of a division into phases that counts as training: all but audits, evaluation and saving."""
     return sum(value for phase, value in seconds.items() if phase not in NOT_TRAINING)
 
 
@@ -62,6 +62,14 @@ class Ledger:
             self._settle()
             self._open.pop()
 
+    def transfer(self, source: str, target: str, seconds: float) -> None:
+        """Charge to `target` what was charged to `source`: for work that happened inside a phase, in another process or
+        under its name, and is known by its duration alone."""
+        self._settle()
+        seconds = min(seconds, self._seconds[source])
+        self._seconds[source] -= seconds
+        self._seconds[target] += seconds
+
     @property
     def current_phase(self) -> str:
         """The outermost open phase, or "other"."""
@@ -80,7 +88,7 @@ class Ledger:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of the run so far without start-up, evaluation and saving."""
+        """Seconds of the run so far without start-up, evaluation, audits and saving."""
         self._settle()
         return training_seconds(self._seconds)
 
@@ -111,8 +119,9 @@ class Ledger:
 
     def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Continue from what `state` returned in an earlier process. Time between the two is not counted."""
-        self._seconds = {phase: float(state["seconds"][phase]) for phase in self._seconds}
-        self._tokens = {phase: int(state["tokens"][phase]) for phase in self._tokens}
+        # A phase that an earlier version did not have took no time in it.
+        self._seconds = {phase: float(state["seconds"].get(phase, 0.0)) for phase in self._seconds}
+        self._tokens = {phase: int(state["tokens"].get(phase, 0)) for phase in self._tokens}
         self._step_start = dict(self._seconds)
         self._mark = None
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol, cast
 
 from effopd.accelerate import EffOPD
+from effopd.candidates import TriggerRoles
 from effopd.checkpoints.learner_state import save_learner
 from effopd.checkpoints.streaming import FileRecord
 from effopd.config.evaluation import verifier_names
@@ -29,6 +30,7 @@ from effopd.production import (
     load_static_weights,
     needs_teacher_head,
     replay_production,
+    trigger_setting,
     uncharged,
 )
 from effopd.publishing import CheckedPublisher, canary_tolerance
@@ -190,18 +192,14 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
         phase=phase,
     )
-    accelerator = EffOPD(
-        config.accelerate,
+    trigger_roles = TriggerRoles(
         learner=learner,
         sampler=sampler,
         teacher=teacher,
         publisher=publisher,
         verifier=None if config.data.verifier is None else verifiers[config.data.verifier],
-        gate_prompts=inputs.gate_prompts,
-        max_response_len=config.rollout.max_response_len,
-        seed=config.seed,
-        phase=phase,
     )
+    accelerator = EffOPD(config.accelerate, trigger_setting(config, inputs), trigger_roles, phase)
 
     def close() -> None:
         rank.close()

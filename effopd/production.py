@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from effopd.accelerate import NoAcceleration
+from effopd.accelerate import NoAcceleration, TriggerSetting
 from effopd.algorithms.build import build_algorithm
 from effopd.checkpoints.streaming import FileRecord
-from effopd.config.schema import GateKind, RunConfig
+from effopd.config.schema import KL_GATES, GateKind, RunConfig
 from effopd.data.recorded import NothingToPublish, ReplayedRollouts
 from effopd.engines.build import LearnerSetup
 from effopd.engines.static_weights import stage_folder
@@ -57,7 +57,7 @@ def algorithm_needs(config: RunConfig) -> AlgorithmNeeds:
 def needs_teacher_head(config: RunConfig) -> bool:
     """Return whether the learner forms the teacher's full distribution, in the loss or for the gate."""
     is_full = algorithm_needs(config).teacher == TeacherPayload.HIDDEN_STATES
-    return is_full or config.accelerate.gate == GateKind.reverse_kl
+    return is_full or config.accelerate.gate in KL_GATES or config.accelerate.audit_prompts > 0
 
 
 def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:
@@ -71,6 +71,17 @@ def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:
         num_steps=config.num_steps,
         device=config.cluster.device,
         segment_folder=shared_memory_folder(),
+    )
+
+
+def trigger_setting(config: RunConfig, inputs: RunInputs) -> TriggerSetting:
+    return TriggerSetting(
+        gate_prompts=inputs.gate_prompts,
+        audit_prompts=inputs.audit_prompts,
+        max_response_len=config.rollout.max_response_len,
+        num_steps=config.num_steps,
+        seed=config.seed,
+        trained_payload=algorithm_needs(config).teacher,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from effopd.types import (
     Displacement,
     EvalReport,
+    Gathered,
     GenerateRequest,
     KLSum,
     PolicyVersion,
@@ -142,8 +143,11 @@ class Accelerator(Protocol):
 
     def is_due(self, step: int) -> bool: ...
 
-    def try_jump(self, state: RunState) -> TriggerRecord:
-        """Search along the displacement, keep what the gate accepts, and leave the result published as (step, 0)."""
+    def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
+        """Search along the direction, keep what the gate accepts, and leave the result published as (step, 0).
+
+        `gathered` is what the update before trained on.
+        """
         ...
 
 
@@ -151,11 +155,11 @@ class Tracker(Protocol):
     """Receives everything worth writing down."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Charge the time inside to `name`: generate, score, train, publish, gate, eval or save."""
+        """Charge the time inside to `name`: generate, verify, score, train, publish, gate, eval or save."""
         ...
 
     def training_seconds(self) -> float:
-        """Return the seconds trained so far, over all resumes: everything but start-up, evaluation and saving."""
+        """Return the seconds trained so far, over all resumes: everything but start-up, evaluation, audits and saving."""
         ...
 
     def count_train_rewards(self, num_rewards: int) -> None:

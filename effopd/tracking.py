@@ -4,7 +4,7 @@
 |---|---|---|
 | `metrics.jsonl` | optimizer step | metrics, tokens, verifier calls, seconds per phase |
 | `eval.jsonl` | evaluation | score, standard error, smoothed score, score per set, per-prompt outcomes |
-| `extrapolation.jsonl` | trigger | every candidate with its gate score per prompt |
+| `extrapolation.jsonl` | trigger, or jump taken back | every candidate with its gate score per prompt |
 | `rollouts/step_NNNNNN.parquet` | sampled step | a few responses, for people to read |
 | `versions.json` | start of a process | versions, platform, source, command line |
 
@@ -110,7 +110,7 @@ class RunTracker:
             yield
 
     def training_seconds(self) -> float:
-        """Return the seconds trained so far, over all resumes: everything but start-up, evaluation and saving."""
+        """Return the seconds trained so far, over all resumes: everything but start-up, evaluation, audits and saving."""
         return self.ledger.training_seconds
 
     def count_train_rewards(self, num_rewards: int) -> None:
@@ -162,17 +162,18 @@ class RunTracker:
     def log_trigger(self, record: TriggerRecord) -> None:
         """Write one row of `extrapolation.jsonl`."""
         self._costs = self._costs.after_trigger(record)
+        if record.audit is not None:
+            self.ledger.transfer("gate", "audit", record.audit.seconds)
         self._triggers.append(record)
-        self._log_scalars(
-            record.step,
-            "extrapolation",
-            {
-                "accepted_step_size": record.accepted_step_size,
-                "relative_norm": record.displacement.relative_norm,
-                "num_candidates": len(record.candidates),
-                "seconds": record.seconds,
-            },
-        )
+        scalars = {
+            "accepted_step_size": record.accepted_step_size,
+            "num_candidates": len(record.candidates),
+            "seconds": record.seconds,
+        }
+        if record.displacement is not None:
+            scalars["relative_norm"] = record.displacement.relative_norm
+            scalars["slope"] = record.displacement.slope
+        self._log_scalars(record.step, "extrapolation", scalars)
         self._console.say(trigger_line(record))
 
     def log_eval(self, state: RunState, report: EvalReport) -> None:

@@ -8,9 +8,19 @@ from dataclasses import replace
 from typing import Protocol
 
 from effopd.config.schema import RunConfig
-from effopd.gathering import Gathered, gather
+from effopd.extrapolation.safety import TRAINING_KL
+from effopd.extrapolation.schedule import steepness
+from effopd.gathering import gather
 from effopd.roles import Roles
-from effopd.types import AlgorithmNeeds, PolicyVersion, RunState, TriggerRecord
+from effopd.types import (
+    AlgorithmNeeds,
+    Gathered,
+    PolicyVersion,
+    RunState,
+    TriggerKind,
+    TriggerRecord,
+    UpdateReport,
+)
 
 
 class Saver(Protocol):
@@ -29,8 +39,8 @@ def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, needs:
         state = after_update(state, gathered)
         roles.publisher.publish(PolicyVersion(step=state.step))
         if roles.accelerator.is_due(state.step):
-            record = roles.accelerator.try_jump(state)
-            state = after_trigger(state, record)
+            record = roles.accelerator.try_jump(state, gathered)
+            state = after_trigger(state, record, report)
             roles.tracker.log_trigger(record)
 
         state = replace(state, seconds=roles.tracker.training_seconds())
@@ -59,11 +69,24 @@ def after_update(state: RunState, gathered: Gathered) -> RunState:
     )
 
 
-def after_trigger(state: RunState, record: TriggerRecord) -> RunState:
-    return replace(
+def after_trigger(state: RunState, record: TriggerRecord, report: UpdateReport) -> RunState:
+    """Return the state with a trigger's tokens and with what later triggers remember of it; `report` is of the update that
+    the trigger followed."""
+    state = replace(
         state,
         num_generated_tokens=state.num_generated_tokens + record.num_generated_tokens,
         num_gate_tokens=state.num_gate_tokens + record.num_generated_tokens,
+    )
+    if record.kind is TriggerKind.LOOK or record.displacement is None:
+        return state
+    if record.accepted_step_size == 0:
+        return replace(state, num_rejects=state.num_rejects + 1, rejected_steepness=steepness(record.displacement))
+    return replace(
+        state,
+        num_rejects=0,
+        rejected_steepness=None,
+        last_jump_step=state.step,
+        reverse_kl_before_jump=report.metrics.get(TRAINING_KL),
     )
 
 

@@ -158,6 +158,9 @@ class RolloutSummary:
     prompt_len: int
     response_len: int
     is_truncated: bool
+    sampled_entropy: float | None = None
+    """Sum over response tokens of -rollout_logprobs, nats: an unbiased estimate of the entropy of this response's
+    distribution."""
     sampled_reverse_kl: float | None = None
     """Sum over response tokens of rollout_logprobs - teacher_logprobs, nats: an unbiased estimate of the reverse KL of
     this response's distribution. None until a teacher gave the sampled payload."""
@@ -187,6 +190,21 @@ class ScoredHandle:
     rewards: Mapping[tuple[str, int], float] | None = None
     """(prompt_id, sample_index) to the verifier's score. A response without one is not trained on: so are groups left
     out that have nothing to teach."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """The batches of one update."""
+
+    rollouts: RolloutHandle
+    """Of the first batch, for people to read."""
+    batches: tuple[ScoredHandle, ...]
+    """One, unless dynamic sampling asked for more."""
+    num_prompt_batches: int
+    """Taken from the stream."""
+    num_generated_tokens: int
+    """Those of responses that are not trained on included."""
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +409,8 @@ class GateScore:
     reverse_kl_per_sequence: float | None
     mean_response_len: float
     num_generated_tokens: int
+    entropy_per_token: float | None = None
+    """Sampled: mean of -rollout_logprobs, nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,18 +425,83 @@ class CandidateRecord:
     """Why it was accepted or refused, in words."""
 
 
+class TriggerKind(StrEnum):
+    """What happened, in a row of `extrapolation.jsonl`."""
+
+    SEARCH = "search"
+    """Candidates were tried; `accepted_step_size` says with what result."""
+    UNGATED = "ungated"
+    """A jump that nothing judged."""
+    LOOK = "look"
+    """The direction was measured and nothing tried: an adaptive schedule that rests."""
+    ROLL_BACK = "roll_back"
+    """The jump of an earlier step was taken back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollBack:
+    """Why a jump was taken back."""
+
+    jump_step: int
+    reverse_kl_before: float
+    """Mean per response token of training, nats, as the update just before the jump measured it."""
+    reverse_kl_after: float
+    """Likewise the update just after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPoint:
+    """One set of weights on the audit prompts."""
+
+    step_size: float
+    accuracy: float | None
+    """None where there is no verifier."""
+    reverse_kl_per_token: float
+    """Exact, nats."""
+    accuracy_change: float | None
+    """Against the current weights (step size 0), mean over prompts."""
+    accuracy_change_error: float | None
+    """Standard error of that mean, from the differences on each prompt."""
+    reverse_kl_change: float
+    """Likewise of the mean over prompts of each prompt's mean per token; negative is better."""
+    reverse_kl_change_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """How good a trigger's decision was, on prompts that had no part in it."""
+
+    points: tuple[AuditPoint, ...]
+    """By step size: the grid, the current weights and those settled on."""
+    settled_step_size: float
+    oracle_step_size: float
+    """Of the point with the lowest reverse KL per token."""
+    regret: float
+    """Reverse KL per token settled on, minus the oracle's; nats, not negative."""
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerRecord:
     """One trigger, as it is written to `extrapolation.jsonl`."""
 
     step: int
-    displacement: Displacement
+    kind: TriggerKind = TriggerKind.SEARCH
+    displacement: Displacement | None
+    """None where a jump was taken back."""
     candidates: tuple[CandidateRecord, ...]
-    """In the order tried; the first is the baseline (`step_size` 0)."""
+    """In the order tried; the first is the baseline (`step_size` 0). Empty unless there was a search."""
+    confirmation: tuple[CandidateRecord, ...] = ()
+    """The baseline and the winner as a second measurement judged them; empty where the search alone decides."""
     accepted_step_size: float
     """0 when the jump was refused."""
     num_generated_tokens: int
+    num_rescored_tokens: int = 0
+    """Training tokens that the teacher has scored once more, for the search."""
     seconds: float
+    """Without the audit's."""
+    audit: Audit | None = None
+    roll_back: RollBack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -446,4 +531,12 @@ class RunState:
     """Training and gate tokens together."""
     num_gate_tokens: int = 0
     seconds: float = 0.0
-    """Training time so far: everything except start-up, evaluation and saving."""
+    """Training time so far: everything except start-up, evaluation, audits and saving."""
+    num_rejects: int = 0
+    """Searches refused, and jumps taken back, since the last accepted jump."""
+    rejected_steepness: float | None = None
+    """How fast the loss fell along the direction when a search was last refused, nats per unit of length."""
+    last_jump_step: int | None = None
+    reverse_kl_before_jump: float | None = None
+    """Of training, as the update just before the last jump measured it; None where the objective has none."""
+    num_roll_backs: int = 0

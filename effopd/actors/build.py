@@ -26,6 +26,7 @@ from effopd.production import (
     load_static_weights,
     needs_teacher_head,
     replay_production,
+    trigger_setting,
     uncharged,
 )
 from effopd.publishing import CheckedPublisher, canary_tolerance
@@ -68,15 +69,13 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
     controller = actors[controller_spec().name]
     setup = TriggerSetup(
         accelerate=config.accelerate,
-        gate_prompts=inputs.gate_prompts,
+        setting=trigger_setting(config, inputs),
         canary_prompts=inputs.canary_prompts,
         canary_every=config.rollout.canary_every,
         canary_tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
-        max_response_len=config.rollout.max_response_len,
-        seed=config.seed,
     )
     wait_for([controller.begin.remote(cast, setup)], "the controller")
-    accelerator = RayController(controller, config.accelerate, phase)
+    accelerator = RayController(controller, config.accelerate, config.num_steps, phase)
     learner, sampler = cast.learner(phase), cast.sampler(phase)
     if is_replay:
         return replay_production(

@@ -8,14 +8,15 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
-from effopd.accelerate import EffOPD, is_trigger
+from effopd.accelerate import EffOPD, TriggerSetting, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
+from effopd.candidates import TriggerRoles
 from effopd.checkpoints.streaming import FileRecord
 from effopd.config.schema import AccelerateConfig
 from effopd.production import uncharged
 from effopd.publishing import CheckedPublisher
-from effopd.types import Prompt, RunState, TriggerRecord
+from effopd.types import Gathered, Prompt, RunState, TriggerRecord
 
 ROLE = "the controller"
 
@@ -25,18 +26,15 @@ class TriggerSetup:
     """What a controller needs to know of a run."""
 
     accelerate: AccelerateConfig
-    gate_prompts: tuple[Prompt, ...]
+    setting: TriggerSetting
     canary_prompts: tuple[Prompt, ...]
     canary_every: int
     canary_tolerance: float
-    max_response_len: int
-    seed: int
 
 
 def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
     learner, sampler = cast.learner(uncharged), cast.sampler(uncharged)
-    return EffOPD(
-        setup.accelerate,
+    roles = TriggerRoles(
         learner=learner,
         sampler=sampler,
         teacher=cast.teacher(uncharged),
@@ -49,11 +47,8 @@ def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
             phase=uncharged,
         ),
         verifier=cast.verifier_role(),
-        gate_prompts=setup.gate_prompts,
-        max_response_len=setup.max_response_len,
-        seed=setup.seed,
-        phase=uncharged,
     )
+    return EffOPD(setup.accelerate, setup.setting, roles, uncharged)
 
 
 @ray.remote
@@ -64,8 +59,8 @@ class ControllerActor:
         self._learner = cast.learner(uncharged)
         self._accelerator = build_accelerator(setup, cast)
 
-    def try_jump(self, state: RunState) -> TriggerRecord:
-        return self._accelerator.try_jump(state)
+    def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
+        return self._accelerator.try_jump(state, gathered)
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         return self._learner.save(directory)
@@ -75,18 +70,23 @@ class RayController:
     """The controller as the driver sees it: an accelerator that can also save."""
 
     def __init__(
-        self, actor: ActorHandle, config: AccelerateConfig, phase: Callable[[str], AbstractContextManager[None]]
+        self,
+        actor: ActorHandle,
+        config: AccelerateConfig,
+        num_steps: int,
+        phase: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._actor = actor
         self._config = config
+        self._num_steps = num_steps
         self._phase = phase
 
     def is_due(self, step: int) -> bool:
-        return is_trigger(self._config, step)
+        return is_trigger(self._config, step, self._num_steps)
 
-    def try_jump(self, state: RunState) -> TriggerRecord:
+    def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
         with self._phase("gate"):
-            return wait_for([self._actor.try_jump.remote(state)], ROLE)[0]
+            return wait_for([self._actor.try_jump.remote(state, gathered)], ROLE)[0]
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         with self._phase("save"):

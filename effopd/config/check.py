@@ -9,10 +9,13 @@ from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 
+from effopd.config.check_accelerate import acceleration_violations
 from effopd.config.check_data import TOY_TASKS, data_violations, is_local, toy_hint
 from effopd.config.evaluation import evaluation_sets, longest_sequence
 from effopd.config.keys import MISSING, written
 from effopd.config.schema import (
+    KL_GATES,
+    REVERSE_KL_ALGORITHMS,
     AlgorithmName,
     AnchorRule,
     DebugMode,
@@ -26,9 +29,6 @@ from effopd.config.schema import (
 from effopd.errors import ConfigError
 
 TOY_MODELS = tuple(f"{task}_{stage}" for task in TOY_TASKS for stage in ("base", "teacher"))
-
-# The algorithms whose objective is the reverse KL to the teacher, which is all that the KL gate measures.
-REVERSE_KL_ALGORITHMS = frozenset({AlgorithmName.opd, AlgorithmName.opd_full})
 
 _CLIPPING = ("clip_low", "clip_high", "dual_clip", "importance_cap", "num_minibatches", "num_epochs")
 _READ_BY = {
@@ -76,7 +76,7 @@ def training_violations(config: RunConfig) -> list[str]:
         *_lengths(config),
         *_learner(config),
         *_algorithm(config),
-        *_gate(config),
+        *acceleration_violations(config),
         *_jump(config),
         *_rollout(config),
         *_cluster(config),
@@ -182,8 +182,9 @@ def _learner(config: RunConfig) -> Iterator[str]:
 
 
 def needs_teacher(config: RunConfig) -> bool:
-    """Return whether the objective or the gate asks a teacher."""
-    return config.algo.name in REVERSE_KL_ALGORITHMS or config.accelerate.gate is GateKind.reverse_kl
+    """Return whether the objective, the gate or an audit asks a teacher."""
+    accelerate = config.accelerate
+    return config.algo.name in REVERSE_KL_ALGORITHMS or accelerate.gate in KL_GATES or accelerate.audit_prompts > 0
 
 
 def needs_rewards(config: RunConfig) -> bool:
@@ -195,7 +196,8 @@ def _teacher(config: RunConfig) -> Iterator[str]:
     if needs_teacher(config) and config.teacher.path == MISSING:
         reason = f"with {_shown(config, 'algo.name')}"
         if config.algo.name not in REVERSE_KL_ALGORITHMS:
-            reason = f"with {_shown(config, 'accelerate.gate')}"
+            key = "accelerate.gate" if config.accelerate.gate in KL_GATES else "accelerate.audit_prompts"
+            reason = f"with {_shown(config, key)}"
         yield f"teacher.path is required {reason}; give a model folder, hub name or toy:sums_teacher"
 
 
@@ -222,52 +224,6 @@ def _algorithm(config: RunConfig) -> Iterator[str]:
     if algo.overlong_buffer >= rollout.max_response_len:
         keys = _shown(config, "algo.overlong_buffer", "rollout.max_response_len")
         yield f"{keys}: the buffer lies before the limit; lower algo.overlong_buffer"
-
-
-def _gate(config: RunConfig) -> Iterator[str]:
-    gate = config.accelerate.gate
-    if gate is GateKind.none:
-        settings = (
-            "accept",
-            "moved",
-            "seeds",
-            "step_sizes",
-            "num_prompts",
-            "samples_per_prompt",
-            "max_length_change",
-            "exp_avg_scale",
-            "max_triggers",
-            "anchor",
-            *_READ_BY_DIRECTION,
-            "direction",
-            "lr_max",
-            "max_kl_increase",
-        )
-        keys = [f"accelerate.{name}" for name in settings]
-        yield from _without_effect(
-            config, keys, "with accelerate.gate=none", "choose accelerate=kl_gated, paper or released"
-        )
-        return
-    if gate is GateKind.accuracy:
-        reason, remedy = "with accelerate.gate=accuracy", "only the KL gate looks at lengths"
-        yield from _without_effect(config, ["accelerate.max_length_change"], reason, remedy)
-    if gate is GateKind.reverse_kl:
-        other = [
-            key
-            for key, plain in (("algo.teacher_scale", 1), ("algo.reward_coef", 0))
-            if attrgetter(key)(config) != plain
-        ]
-        if config.algo.name not in REVERSE_KL_ALGORITHMS:
-            other = ["algo.name"]
-        if other:
-            keys = _shown(config, "accelerate.gate", *other)
-            yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
-    if config.data.num_rows is not None and config.data.num_rows <= config.accelerate.num_prompts:
-        keys = _shown(config, "data.num_rows", "accelerate.num_prompts")
-        yield f"{keys}: gate prompts are held out and none would be left to train on; raise data.num_rows"
-    if config.debug.mode is not DebugMode.none:
-        keys = _shown(config, "debug.mode", "accelerate.gate")
-        yield f"{keys}: extrapolation needs samples and training both; add accelerate=none"
 
 
 def _jump(config: RunConfig) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from effopd.config.evaluation import EvalSet, evaluation_sets, verifier_names
 from effopd.config.keys import nearest, written
-from effopd.config.schema import DataConfig, GateKind, RunConfig
+from effopd.config.schema import ACCURACY_GATES, DataConfig, RunConfig
 from effopd.config.source_schema import CODE_SCHEMAS, RowSchema, SourceConfig
 
 TOY_TASKS = ("programs", "sums")
@@ -143,7 +143,7 @@ def _template_without_effect(config: RunConfig) -> Iterator[str]:
 
 def _verifiers(config: RunConfig, sets: Iterable[EvalSet]) -> Iterator[str]:
     of_data = config.data.verifier
-    if of_data is None and config.accelerate.gate is GateKind.accuracy:
+    if of_data is None and config.accelerate.gate in ACCURACY_GATES:
         keys = f"{shown('accelerate.gate', config.accelerate.gate)} and {shown('data.verifier', of_data)}"
         yield f"{keys}: this gate scores answers; {_EXAMPLE_VERIFIER}"
     yield from _verifier_form("data.verifier", of_data)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from effopd.config.require import require
+from effopd.config.search_schema import SearchConfig, check_search
 from effopd.config.source_schema import (
     ContaminationPolicy,
     EvalSetConfig,
@@ -267,11 +268,34 @@ class GateKind(StrEnum):
     """No extrapolation at all: plain OPD."""
     accuracy = "accuracy"
     reverse_kl = "reverse_kl"
+    """Exact, on fresh responses to the gate prompts."""
+    reuse_kl = "reuse_kl"
+    """Exact, on the responses that the step trained on, without sampling; the winner is confirmed as by `reverse_kl`."""
+    kl_then_accuracy = "kl_then_accuracy"
+    """Search by `reverse_kl`; the winner is confirmed by its accuracy on the same responses."""
+    ungated = "ungated"
+    """Jump without measuring anything: for baselines."""
+
+
+REVERSE_KL_ALGORITHMS = frozenset({AlgorithmName.opd, AlgorithmName.opd_full})
+"""The algorithms whose objective is the reverse KL to the teacher, which is all that a KL gate measures."""
+
+KL_GATES = frozenset({GateKind.reverse_kl, GateKind.reuse_kl, GateKind.kl_then_accuracy})
+"""Gates that search by the divergence from the teacher."""
+
+ACCURACY_GATES = frozenset({GateKind.accuracy, GateKind.kl_then_accuracy})
+"""Gates that ask the verifier."""
 
 
 class AcceptRule(StrEnum):
+    """When a candidate replaces the best so far; see `effopd/extrapolation/gate.py`."""
+
     strict = "strict"
     non_worse = "non_worse"
+    paired = "paired"
+    """When it is better with probability `min_posterior`, by the differences on each prompt."""
+    sequential = "sequential"
+    """By a sequential test on the prompts that it changed, which stops sampling when the evidence suffices."""
 
 
 class MovedParameters(StrEnum):
@@ -319,23 +343,20 @@ class SeedRule(StrEnum):
 
 
 @dataclass(slots=True)
-class AccelerateConfig:
-    """EffOPD. Presets: `accelerate=none | paper | released | kl_gated`."""
+class AccelerateConfig(SearchConfig):
+    """EffOPD. Presets: the files of `configs/accelerate`."""
 
     gate: GateKind = GateKind.none
     accept: AcceptRule = AcceptRule.strict
     moved: MovedParameters = MovedParameters.matrices
     seeds: SeedRule = SeedRule.common
-    step_sizes: list[float] = field(default_factory=lambda: [2.0, 4.0, 6.0, 8.0, 10.0])
-    """Candidates in multiples of the displacement, tried in order until one is refused."""
     num_prompts: int = 50
     """Gate prompts, held out of training and fixed for the run."""
     samples_per_prompt: int = 1
     max_length_change: float = 0.2
-    """KL gate: refuse a candidate whose mean response length differs from the baseline's by more than this fraction."""
+    """KL gates: refuse a candidate whose mean response length differs from the baseline's by more than this fraction."""
     exp_avg_scale: float = 1.0
     """Factor on Adam's first moment of the moved parameters after an accepted jump: 1 keeps it, 0 zeroes it."""
-    max_triggers: int | None = None
     anchor: AnchorRule = AnchorRule.post_jump
     direction: DirectionKind = DirectionKind.difference
     direction_ema: float = 0.5
@@ -352,20 +373,7 @@ class AccelerateConfig:
     then keeps copies of the weights and the anchor before the jump for two updates."""
 
     def __post_init__(self) -> None:
-        require(
-            len(self.step_sizes) > 0,
-            "accelerate.step_sizes",
-            self.step_sizes,
-            "must not be empty",
-            "the paper uses [2,4,6,8,10]",
-        )
-        require(
-            all(size > 0 for size in self.step_sizes),
-            "accelerate.step_sizes",
-            self.step_sizes,
-            "must all be positive",
-            "the paper uses [2,4,6,8,10]",
-        )
+        check_search(self)
         require(
             self.num_prompts >= 1, "accelerate.num_prompts", self.num_prompts, "must be at least 1", "the paper uses 50"
         )
@@ -389,13 +397,6 @@ class AccelerateConfig:
             self.exp_avg_scale,
             "must lie in [0, 1]",
             "use 1 to keep Adam's first moment",
-        )
-        require(
-            self.max_triggers is None or self.max_triggers >= 0,
-            "accelerate.max_triggers",
-            self.max_triggers,
-            "must not be negative",
-            "use null for no limit",
         )
         require(
             0 < self.direction_ema < 1,

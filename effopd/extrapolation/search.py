@@ -1,35 +1,88 @@
-"""How far to jump."""
+"""How far to jump: which step sizes are tried, in which order, and when to stop.
 
-from collections.abc import Callable, Sequence
+A search asks a judge to try one step size and to compare it with the best so far, and returns what was tried: the baseline
+(step size 0) first, then the candidates in order. The last accepted record is the one to settle on.
+"""
 
-from effopd.extrapolation.gate import Accept
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from effopd.config.search_schema import SearchConfig, SearchKind
+from effopd.extrapolation.parabola import probe_parabola
 from effopd.types import CandidateRecord, GateScore
 
+Judge = Callable[[float, GateScore], CandidateRecord]
+"""(step size, best so far) to the candidate, scored and judged."""
 
-def ladder(
-    baseline: GateScore,
-    step_sizes: Sequence[float],
-    evaluate: Callable[[float], GateScore],
-    accept: Accept,
-) -> tuple[CandidateRecord, ...]:
+
+def search(config: SearchConfig, baseline: GateScore, judge: Judge, longest: float) -> tuple[CandidateRecord, ...]:
+    """Run the search that the settings name. No step size greater than `longest` is tried."""
+    sizes = [size for size in planned_step_sizes(config) if abs(size) <= longest]
+    start = CandidateRecord(step_size=0.0, score=baseline, is_accepted=True, reason="baseline")
+    match config.search:
+        case SearchKind.ladder | SearchKind.parallel | SearchKind.fixed | SearchKind.repeat:
+            return (start, *ladder(baseline, sizes, judge))
+        case SearchKind.backtracking:
+            return (start, *backtrack(baseline, sizes, judge))
+        case SearchKind.parabola:
+            return (start, *probe_parabola(baseline, sizes, judge, min(config.max_step_size, longest)))
+
+
+def planned_step_sizes(config: SearchConfig) -> list[float]:
+    """Return the step sizes that can be named before anything is tried, in order.
+
+    `repeat` adds one step size again and again: 1, 2, 3, ... times it. Source: Fast Forward, arXiv 2409.04206, which repeats
+    the last update while the loss on a small validation set falls. `backtracking` halves it.
+    """
+    match config.search:
+        case SearchKind.repeat:
+            return [config.step_sizes[0] * number for number in range(1, config.max_candidates + 1)]
+        case SearchKind.backtracking:
+            return [config.step_sizes[0] / 2**number for number in range(config.max_candidates)]
+        case _:
+            return list(config.step_sizes)
+
+
+def ladder(baseline: GateScore, step_sizes: Iterable[float], judge: Judge) -> list[CandidateRecord]:
     """Climb `step_sizes` in order and stop at the first that is refused.
 
-    Each candidate is compared with the best so far, which is the last accepted one. The result starts with the baseline
-    (step size 0) and ends with the refused candidate, if any; the accepted step size is that of the last accepted
-    record. Source: arXiv 2605.11739, section "Method": step sizes 2k for k = 1..5.
+    Each candidate is compared with the best so far, which is the last accepted one. Source: arXiv 2605.11739, section
+    "Method": step sizes 2k for k = 1..5.
     """
-    records = [CandidateRecord(step_size=0.0, score=baseline, is_accepted=True, reason="baseline")]
+    records: list[CandidateRecord] = []
     best = baseline
     for step_size in step_sizes:
-        score = evaluate(step_size)
-        is_accepted, reason = accept(score, best)
-        records.append(CandidateRecord(step_size=step_size, score=score, is_accepted=is_accepted, reason=reason))
-        if not is_accepted:
+        records.append(judge(step_size, best))
+        if not records[-1].is_accepted:
             break
-        best = score
-    return tuple(records)
+        best = records[-1].score
+    return records
+
+
+def backtrack(baseline: GateScore, step_sizes: Iterable[float], judge: Judge) -> list[CandidateRecord]:
+    """Go through `step_sizes`, the largest first, and stop at the first that is accepted.
+
+    Each candidate is compared with the baseline. Source: the backtracking line search of Armijo (Pacific J. Math. 16, 1966),
+    with the gate in the place of his condition of sufficient decrease.
+    """
+    records: list[CandidateRecord] = []
+    for step_size in step_sizes:
+        records.append(judge(step_size, baseline))
+        if records[-1].is_accepted:
+            break
+    return records
 
 
 def accepted_step_size(records: Sequence[CandidateRecord]) -> float:
-    """Return the step size of the last accepted record."""
-    return [record.step_size for record in records if record.is_accepted][-1]
+    """Return the step size of the last accepted record; 0 when nothing was tried."""
+    return ([0.0] + [record.step_size for record in records if record.is_accepted])[-1]
+
+
+def withdrawn(records: Sequence[CandidateRecord], reason: str) -> tuple[CandidateRecord, ...]:
+    """Return `records` with every candidate refused, for `reason`, beside what it was accepted for."""
+    return tuple(
+        replace(record, is_accepted=False, reason=f"{record.reason}; {reason}")
+        if record.is_accepted and record.step_size != 0
+        else record
+        for record in records
+    )
