@@ -4,11 +4,12 @@ What is true at the top of every iteration: the samplers hold the learner's weig
 everything up to `state.step` is written down. Each role charges its own time to the ledger.
 """
 
+import time
 from dataclasses import replace
 from typing import Protocol
 
 from effopd.config.schema import RunConfig
-from effopd.extrapolation.safety import TRAINING_KL
+from effopd.extrapolation.safety import TRAINING_KL, is_harmful_jump
 from effopd.extrapolation.schedule import steepness
 from effopd.gathering import gather
 from effopd.roles import Roles
@@ -16,6 +17,7 @@ from effopd.types import (
     AlgorithmNeeds,
     Gathered,
     PolicyVersion,
+    RollBack,
     RunState,
     TriggerKind,
     TriggerRecord,
@@ -36,10 +38,13 @@ def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, needs:
     while state.step < config.num_steps:
         gathered = gather(config, roles, needs, state, PolicyVersion(step=state.step))
         report = roles.learner.update(gathered.batches)
+        record = undo_harmful_jump(config, roles, state, report)
         state = after_update(state, gathered)
         roles.publisher.publish(PolicyVersion(step=state.step))
-        if roles.accelerator.is_due(state.step):
+        # The direction of a jump just taken back has had its trial.
+        if record is None and roles.accelerator.is_due(state.step):
             record = roles.accelerator.try_jump(state, gathered)
+        if record is not None:
             state = after_trigger(state, record, report)
             roles.tracker.log_trigger(record)
 
@@ -60,6 +65,33 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
     return is_last or (every > 0 and step % every == 0)
 
 
+def undo_harmful_jump(
+    config: RunConfig, roles: Roles, state: RunState, report: UpdateReport
+) -> TriggerRecord | None:
+    """Return to the weights before the jump at `state.step` if the update after it, whose report this is, shows that it did
+    harm; None when there is nothing to undo."""
+    if not is_harmful_jump(config.accelerate.max_kl_increase, state, report.metrics):
+        return None
+    assert state.last_jump_step is not None and state.reverse_kl_before_jump is not None
+    started = time.monotonic()
+    with roles.tracker.phase("gate"):
+        roles.learner.roll_back()
+    return TriggerRecord(
+        step=state.step + 1,
+        kind=TriggerKind.ROLL_BACK,
+        displacement=None,
+        candidates=(),
+        accepted_step_size=0.0,
+        num_generated_tokens=0,
+        seconds=time.monotonic() - started,
+        roll_back=RollBack(
+            jump_step=state.last_jump_step,
+            reverse_kl_before=state.reverse_kl_before_jump,
+            reverse_kl_after=report.metrics[TRAINING_KL],
+        ),
+    )
+
+
 def after_update(state: RunState, gathered: Gathered) -> RunState:
     return replace(
         state,
@@ -77,9 +109,12 @@ def after_trigger(state: RunState, record: TriggerRecord, report: UpdateReport) 
         num_generated_tokens=state.num_generated_tokens + record.num_generated_tokens,
         num_gate_tokens=state.num_gate_tokens + record.num_generated_tokens,
     )
-    if record.kind is TriggerKind.LOOK or record.displacement is None:
+    if record.kind is TriggerKind.LOOK:
         return state
+    if record.kind is TriggerKind.ROLL_BACK:
+        return replace(state, num_rejects=state.num_rejects + 1, num_roll_backs=state.num_roll_backs + 1)
     if record.accepted_step_size == 0:
+        assert record.displacement is not None, "a search measures the displacement first"
         return replace(state, num_rejects=state.num_rejects + 1, rejected_steepness=steepness(record.displacement))
     return replace(
         state,

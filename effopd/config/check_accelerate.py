@@ -130,6 +130,9 @@ def _surroundings(config: RunConfig) -> Iterator[str]:
             if attrgetter(key)(config) != attrgetter(key)(_DEFAULTS) and algo.name in REVERSE_KL_ALGORITHMS:
                 keys = _shown(config, "accelerate.gate", key)
                 yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
+    if accelerate.max_kl_increase is not None and algo.name not in REVERSE_KL_ALGORITHMS:
+        keys = _shown(config, "accelerate.max_kl_increase", "algo.name")
+        yield f"{keys}: this objective measures no reverse KL to the teacher; leave out accelerate.max_kl_increase"
     num_held_out = accelerate.audit_prompts
     held_out_keys = ["accelerate.audit_prompts"] if accelerate.audit_prompts else []
     if accelerate.gate is not GateKind.ungated:

@@ -1,0 +1,173 @@
+"""The loop's side of extrapolation: what is remembered of a jump, and that a harmful one is taken back before publishing."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import pytest
+
+from effopd.config.schema import RunConfig
+from effopd.extrapolation.safety import TRAINING_KL
+from effopd.handles import as_scored
+from effopd.roles import Roles
+from effopd.train import after_trigger, train
+from effopd.types import (
+    AlgorithmNeeds,
+    Displacement,
+    Gathered,
+    GenerateRequest,
+    PolicyVersion,
+    Prompt,
+    RolloutHandle,
+    RolloutSummary,
+    RunState,
+    ScoredHandle,
+    TriggerKind,
+    TriggerRecord,
+    UpdateReport,
+)
+
+
+def record(step: int, step_size: float, kind: TriggerKind = TriggerKind.SEARCH, slope: float = -1.0) -> TriggerRecord:
+    return TriggerRecord(
+        step=step,
+        kind=kind,
+        displacement=Displacement(
+            norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=slope, direction_norm=2.0
+        ),
+        candidates=(),
+        accepted_step_size=step_size,
+        num_generated_tokens=7,
+        seconds=0.0,
+    )
+
+
+class FakeRun:
+    """All roles of a run whose reverse KL is given step by step; it jumps at the steps in `jumps`."""
+
+    def __init__(self, reverse_kls: Sequence[float], jumps: Sequence[int]) -> None:
+        self.reverse_kls = list(reverse_kls)
+        self.jumps = jumps
+        self.events: list[str] = []
+        self.records: list[TriggerRecord] = []
+        self.state = RunState()
+
+    def phase(self, name: str):
+        return nullcontext()
+
+    def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
+        return (Prompt(prompt_id=str(position), token_ids=(1,), text="", answer=""),)
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        (prompt,) = request.prompts
+        summary = RolloutSummary(
+            prompt_id=prompt.prompt_id, sample_index=0, prompt_len=1, response_len=1, is_truncated=False
+        )
+        return RolloutHandle(parts=((),), summaries=(summary,), policy_version=version)
+
+    def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list:
+        return []
+
+    def score(self, rollouts: RolloutHandle, payload: object) -> ScoredHandle:
+        return as_scored(rollouts)
+
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
+        self.events.append("update")
+        return UpdateReport(num_response_tokens=1, metrics={TRAINING_KL: self.reverse_kls.pop(0)})
+
+    def roll_back(self) -> None:
+        self.events.append("roll back")
+
+    def publish(self, version: PolicyVersion) -> None:
+        self.events.append(f"publish {version}")
+
+    def is_due(self, step: int) -> bool:
+        return step in self.jumps
+
+    def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
+        self.events.append("jump")
+        return record(state.step, 2.0)
+
+    def training_seconds(self) -> float:
+        return 0.0
+
+    def log_step(self, state: RunState, metrics: object) -> None:
+        self.state = state
+
+    def log_trigger(self, record: TriggerRecord) -> None:
+        self.records.append(record)
+
+    def log_rollouts(self, step: int, rollouts: object) -> None: ...
+
+    def save(self, state: RunState, score: float | None) -> None: ...
+
+
+def run(fake: FakeRun, max_kl_increase: float | None, start: RunState | None = None) -> RunState:
+    config = RunConfig(num_steps=(start or RunState()).step + len(fake.reverse_kls))
+    config.rollout.prompts_per_step = 1
+    config.accelerate.max_kl_increase = max_kl_increase
+    roles = Roles(
+        prompts=fake, sampler=fake, teacher=fake, reference=None, verifier=None, learner=fake, publisher=fake,
+        evaluator=None, accelerator=fake, tracker=fake,
+    )  # fmt: skip
+    return train(config, roles, fake, start or RunState(), AlgorithmNeeds())
+
+
+def test_a_jump_that_raises_the_training_kl_is_taken_back_before_the_next_publish_and_not_tried_again_at_once() -> None:
+    # The update before the jump measures 0.30, the one after it 0.45: half as much again, where a fifth is allowed.
+    fake = FakeRun([0.30, 0.45, 0.29], jumps=[1, 2])
+    state = run(fake, max_kl_increase=0.2)
+    assert fake.events == [
+        "update", "publish 1.0", "jump",
+        "update", "roll back", "publish 2.0",
+        "update", "publish 3.0",
+    ]  # fmt: skip
+    undone = fake.records[1]
+    assert (undone.step, undone.kind, undone.accepted_step_size) == (2, TriggerKind.ROLL_BACK, 0.0)
+    assert undone.roll_back is not None
+    assert (undone.roll_back.jump_step, undone.roll_back.reverse_kl_before) == (1, 0.30)
+    assert undone.roll_back.reverse_kl_after == 0.45
+    assert (state.num_roll_backs, state.num_rejects) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("reverse_kls", "max_kl_increase"),
+    [
+        ([0.30, 0.35, 0.29], 0.2),  # up by a sixth
+        ([0.30, 0.25, 0.60], 0.2),  # up later, when the jump is out of reach
+        ([0.30, 0.60, 0.60], None),
+    ],
+)
+def test_a_jump_stays_when_the_kl_does_not_rise_at_once(
+    reverse_kls: list[float], max_kl_increase: float | None
+) -> None:
+    fake = FakeRun(reverse_kls, jumps=[1])
+    assert run(fake, max_kl_increase).num_roll_backs == 0
+    assert "roll back" not in fake.events
+
+
+def test_a_run_resumed_between_jump_and_update_still_takes_it_back() -> None:
+    whole = FakeRun([0.30, 0.45], jumps=[1])
+    run(whole, max_kl_increase=0.2)
+    first, second = FakeRun([0.30], jumps=[1]), FakeRun([0.45], jumps=[1])
+    state = run(second, max_kl_increase=0.2, start=run(first, max_kl_increase=0.2))
+    assert first.events + second.events == whole.events
+    assert state == whole.state
+
+
+def test_refusals_are_counted_until_a_jump_and_a_look_changes_nothing() -> None:
+    report = UpdateReport(num_response_tokens=1, metrics={TRAINING_KL: 0.3})
+    state = RunState(step=4)
+    for slope in (-1.0, -3.0):
+        state = after_trigger(state, record(4, 0.0, slope=slope), report)
+    # The direction is 2 long: the loss falls by 3 / 2 per unit of it.
+    assert (state.num_rejects, state.rejected_steepness) == (2, 1.5)
+    looked = after_trigger(state, record(4, 0.0, TriggerKind.LOOK), report)
+    assert (looked.num_rejects, looked.rejected_steepness) == (2, 1.5)
+    jumped = after_trigger(state, record(4, 2.0), report)
+    assert (jumped.num_rejects, jumped.rejected_steepness) == (0, None)
+    assert (jumped.last_jump_step, jumped.reverse_kl_before_jump) == (4, 0.3)
+
+
+def test_gate_tokens_are_generated_tokens() -> None:
+    state = after_trigger(RunState(step=4, num_generated_tokens=10), record(4, 0.0), UpdateReport(num_response_tokens=1, metrics={}))
+    assert (state.num_generated_tokens, state.num_gate_tokens) == (17, 7)
