@@ -65,9 +65,7 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
     return is_last or (every > 0 and step % every == 0)
 
 
-def undo_harmful_jump(
-    config: RunConfig, roles: Roles, state: RunState, report: UpdateReport
-) -> TriggerRecord | None:
+def undo_harmful_jump(config: RunConfig, roles: Roles, state: RunState, report: UpdateReport) -> TriggerRecord | None:
     """Return to the weights before the jump at `state.step` if the update after it, whose report this is, shows that it did
     harm; None when there is nothing to undo."""
     if not is_harmful_jump(config.accelerate.max_kl_increase, state, report.metrics):

@@ -169,5 +169,7 @@ def test_refusals_are_counted_until_a_jump_and_a_look_changes_nothing() -> None:
 
 
 def test_gate_tokens_are_generated_tokens() -> None:
-    state = after_trigger(RunState(step=4, num_generated_tokens=10), record(4, 0.0), UpdateReport(num_response_tokens=1, metrics={}))
+    state = after_trigger(
+        RunState(step=4, num_generated_tokens=10), record(4, 0.0), UpdateReport(num_response_tokens=1, metrics={})
+    )
     assert (state.num_generated_tokens, state.num_gate_tokens) == (17, 7)
