@@ -18,6 +18,7 @@ from effopd.config.schema import (
     Runtime,
     WandbMode,
 )
+from effopd.config.search_schema import ScheduleKind, SearchKind
 from effopd.errors import ConfigError
 
 
@@ -39,6 +40,12 @@ def changed(changes: dict[str, object]) -> RunConfig:
 
 
 ACCURACY = {"accelerate.gate": GateKind.accuracy}
+UNGATED = {
+    "accelerate.gate": GateKind.ungated,
+    "accelerate.search": SearchKind.fixed,
+    "accelerate.step_sizes": [-0.5],
+}
+EVERY = {"accelerate.schedule": ScheduleKind.every}
 TRAIN_ONLY = {"debug.mode": DebugMode.train_only}
 LOCAL = {"cluster.runtime": Runtime.local}
 GRPO = {"algo.name": AlgorithmName.grpo, "rollout.samples_per_prompt": 8}
@@ -121,6 +128,59 @@ VIOLATIONS = [
         ["accelerate.direction=nesterov and accelerate.anchor=pre_jump", "use accelerate.anchor=post_jump"],
     ),
     ({"accelerate.lr_max": 1e-7, **ACCURACY}, ["accelerate.lr_max=1e-07 and learner.lr=1e-06", "raise"]),
+    ({"accelerate.search": SearchKind.fixed}, ["accelerate.search=fixed", "accelerate.gate=none"]),
+    ({"accelerate.every": 8, **ACCURACY}, ["accelerate.every=8", "schedule=powers_of_two", "schedule=every"]),
+    ({"accelerate.resume_factor": 2.0, **ACCURACY, **EVERY}, ["accelerate.resume_factor=2.0", "schedule=adaptive"]),
+    ({"accelerate.max_candidates": 8, **ACCURACY}, ["accelerate.max_candidates=8", "accelerate.search=ladder"]),
+    ({"accelerate.max_step_size": 8.0, **ACCURACY}, ["accelerate.max_step_size=8.0", "accelerate.search=parabola"]),
+    ({"accelerate.min_posterior": 0.9, **ACCURACY}, ["accelerate.min_posterior=0.9", "accelerate.accept=paired"]),
+    ({"accelerate.win_rate": 0.6, **ACCURACY}, ["accelerate.win_rate=0.6", "accelerate.accept=sequential"]),
+    ({"accelerate.audit_grid": [1.0], **ACCURACY}, ["accelerate.audit_grid", "accelerate.audit_prompts=0"]),
+    ({"accelerate.num_prompts": 9, **UNGATED}, ["accelerate.num_prompts=9", "accelerate.gate=ungated"]),
+    ({"accelerate.lr_on_reject": 0.7, **UNGATED}, ["accelerate.lr_on_reject=0.7", "accelerate.gate=ungated"]),
+    ({"accelerate.step_sizes": [-1.0, 2.0], **ACCURACY}, ["accelerate.step_sizes=[-1.0,2.0]", "gate=ungated"]),
+    ({"accelerate.search": SearchKind.repeat, **ACCURACY}, ["accelerate.search=repeat", "step_sizes=[1]"]),
+    ({"accelerate.search": SearchKind.parabola, **ACCURACY}, ["accelerate.search=parabola", "step_sizes=[2,6]"]),
+    (
+        {"accelerate.search": SearchKind.parabola, "accelerate.step_sizes": [2.0, 12.0], **ACCURACY},
+        ["accelerate.step_sizes=[2.0,12.0]", "accelerate.max_step_size=10.0"],
+    ),
+    ({**UNGATED, "accelerate.search": SearchKind.ladder}, ["accelerate.gate=ungated", "accelerate.search=ladder"]),
+    (
+        {**UNGATED, "accelerate.schedule": ScheduleKind.adaptive},
+        ["accelerate.gate=ungated", "accelerate.schedule=adaptive"],
+    ),
+    (
+        {"accelerate.gate": GateKind.reuse_kl, "accelerate.accept": AcceptRule.sequential},
+        ["accelerate.accept=sequential", "accelerate.gate=reuse_kl"],
+    ),
+    (
+        {
+            "accelerate.accept": AcceptRule.sequential,
+            "accelerate.search": SearchKind.parabola,
+            "accelerate.step_sizes": [2.0, 6.0],
+            **ACCURACY,
+        },
+        ["accelerate.accept=sequential", "accelerate.search=parabola"],
+    ),
+    ({"accelerate.search": SearchKind.parallel, **ACCURACY}, ["accelerate.search=parallel", "rollout.num_samplers=1"]),
+    (
+        {"accelerate.gate": GateKind.reverse_kl, "algo.teacher_scale": 1.25},
+        ["accelerate.gate=reverse_kl", "algo.teacher_scale=1.25", "another objective"],
+    ),
+    ({"accelerate.max_kl_increase": 0.2, **ACCURACY, **GRPO}, ["accelerate.max_kl_increase=0.2", "algo.name=grpo"]),
+    (
+        {"teacher.path": "???", "accelerate.audit_prompts": 64, **ACCURACY, **GRPO},
+        ["teacher.path is required", "accelerate.audit_prompts=64"],
+    ),
+    (
+        {"data.verifier": None, "accelerate.gate": GateKind.kl_then_accuracy},
+        ["accelerate.gate=kl_then_accuracy", "data.verifier=null"],
+    ),
+    (
+        {"data.num_rows": 60, "accelerate.audit_prompts": 10, **ACCURACY},
+        ["data.num_rows=60", "accelerate.num_prompts=50", "accelerate.audit_prompts=10"],
+    ),
     ({"data.num_rows": 50, **ACCURACY}, ["data.num_rows=50", "accelerate.num_prompts=50"]),
     ({"debug.mode": DebugMode.rollout_only, **ACCURACY}, ["debug.mode=rollout_only", "accelerate.gate=accuracy"]),
     ({"rollout.engine": RolloutEngine.hf, "rollout.tensor_parallel_size": 2}, ["rollout.tensor_parallel_size=2"]),
@@ -153,6 +213,12 @@ PERMITTED = [
     {"accelerate.gate": GateKind.reverse_kl, "accelerate.max_length_change": 0.1},
     {"data.num_rows": 51, **ACCURACY},
     {"accelerate.direction": DirectionKind.gram_pca, "accelerate.history_size": 8, **ACCURACY},
+    UNGATED,
+    {"data.num_rows": 50, **UNGATED},
+    {"accelerate.every": 8, **EVERY, **UNGATED},
+    {"accelerate.max_kl_increase": 0.2, **ACCURACY},
+    {"accelerate.search": SearchKind.parallel, "rollout.num_samplers": 2, **ACCURACY},
+    {"accelerate.accept": AcceptRule.sequential, "accelerate.win_rate": 0.6, **ACCURACY},
     {"logger.wandb": WandbMode.offline, "logger.wandb_project": "mine"},
     {"data.path": "toy:sums"},
     {"teacher.path": "???", **GRPO},
