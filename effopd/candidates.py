@@ -1,11 +1,12 @@
 """The weights that one trigger compares: brought to learner and samplers, sampled, measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from effopd.gate_scores import Measure, MeasuredResponse, measure
 from effopd.roles import Learner, Publisher, Sampler, Teacher, Verifier
-from effopd.types import GenerateRequest, PolicyVersion, Prompt
+from effopd.types import GenerateRequest, PolicyVersion, Prompt, RolloutHandle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,8 @@ class Candidates:
         self._roles = roles
         self._max_response_len = max_response_len
         self._held = 0.0
-        self._published = 0.0
+        self._published: float | None = 0.0  # None while the samplers hold different ones
         self._version = PolicyVersion(step=step)
-        self._num_published = 0
 
     def hold(self, step_size: float) -> None:
         """Make the learner hold a step size."""
@@ -43,9 +43,7 @@ class Candidates:
         """Make learner and samplers hold a step size; return the version that it goes by."""
         self.hold(step_size)
         if self._published != step_size:
-            self._num_published += 1
-            self._version = PolicyVersion(step=self._version.step, candidate=self._num_published)
-            self._roles.publisher.publish(self._version)
+            self._roles.publisher.publish(self._next_version())
             self._published = step_size
         return self._version
 
@@ -54,7 +52,46 @@ class Candidates:
     ) -> list[MeasuredResponse]:
         """Sample `prompts` with a step size, and measure the responses."""
         version = self.show(step_size)
-        request = GenerateRequest(
+        rollouts = self._roles.sampler.generate(self._request(prompts, num_samples, seed), version)
+        return self._measured(rollouts, prompts, by)
+
+    def measure_side_by_side(
+        self, seed_of: Mapping[float, int], prompts: Sequence[Prompt], num_samples: int, by: Measure
+    ) -> dict[float, list[MeasuredResponse]]:
+        """Do the same for several step sizes, each with a seed, on a sampling engine each: as many at a time as there are
+        engines. While one is sampled the next one is built, for an engine has its own copy of the weights."""
+        engines = self._roles.sampler.engines()
+        sizes = list(seed_of)
+        measured = {}
+        self._published = None
+        for first in range(0, len(sizes), len(engines)):
+            wave = sizes[first : first + len(engines)]
+            with ThreadPoolExecutor(len(wave)) as pool:
+                sampling = [
+                    pool.submit(
+                        engine.generate, self._request(prompts, num_samples, seed_of[size]), self._load(size, engine)
+                    )
+                    for size, engine in zip(wave, engines, strict=False)
+                ]
+                rollouts = [future.result() for future in sampling]
+            for size, own in zip(wave, rollouts, strict=True):
+                self.hold(size)
+                measured[size] = self._measured(own, prompts, by)
+        return measured
+
+    def _load(self, step_size: float, engine: Sampler) -> PolicyVersion:
+        """Bring a step size to one engine. Canaries are for publishes to all of them."""
+        self.hold(step_size)
+        version = self._next_version()
+        engine.load(self._roles.learner.stage(version))
+        return version
+
+    def _next_version(self) -> PolicyVersion:
+        self._version = PolicyVersion(step=self._version.step, candidate=self._version.candidate + 1)
+        return self._version
+
+    def _request(self, prompts: Sequence[Prompt], num_samples: int, seed: int) -> GenerateRequest:
+        return GenerateRequest(
             prompts=tuple(prompts),
             num_samples=num_samples,
             max_response_len=self._max_response_len,
@@ -62,13 +99,7 @@ class Candidates:
             top_p=1.0,
             seed=seed,
         )
+
+    def _measured(self, rollouts: RolloutHandle, prompts: Sequence[Prompt], by: Measure) -> list[MeasuredResponse]:
         roles = self._roles
-        return measure(
-            request,
-            version,
-            by,
-            learner=roles.learner,
-            sampler=roles.sampler,
-            teacher=roles.teacher,
-            verifier=roles.verifier,
-        )
+        return measure(rollouts, prompts, by, learner=roles.learner, teacher=roles.teacher, verifier=roles.verifier)

@@ -72,7 +72,8 @@ def trigger_line(record: TriggerRecord) -> str:
         return f"step {record.step}: jump x{record.accepted_step_size:g} accepted, {change}"
     if not tried:
         return f"step {record.step}: no jump, nothing was tried"
-    refused = tried[-1]
+    # A search that samples all candidates at once has tried some behind the first refusal too.
+    refused = next((candidate for candidate in tried if not candidate.is_accepted), tried[-1])
     change = _change(record.candidates[0].score, refused)
     return f"step {record.step}: no jump, x{refused.step_size:g} refused: {change} ({refused.reason})"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from effopd.candidates import Candidates
 from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule
+from effopd.config.search_schema import SearchKind
 from effopd.extrapolation.gate import (
     Accept,
     SequentialTest,
@@ -16,7 +17,7 @@ from effopd.extrapolation.gate import (
     with_entropy_guard,
     with_length_guard,
 )
-from effopd.extrapolation.search import Judge, accepted_step_size, search, withdrawn
+from effopd.extrapolation.search import Judge, accepted_step_size, planned_step_sizes, search, withdrawn
 from effopd.gate_scores import Measure, MeasuredResponse, as_score, measure_again
 from effopd.roles import Learner
 from effopd.seeds import derive_seed
@@ -59,8 +60,7 @@ class FreshSamples:
         if step_size in self._responses:
             yield as_score(self._responses[step_size], by)
             return
-        number = 0 if self._config.seeds is SeedRule.common else len(self._responses)
-        seed = derive_seed(self._seed, "gate", self._step, number)
+        seed = self._sampling_seed(len(self._responses))
         self._responses[step_size] = []
         for first in range(0, len(self._prompts), chunk_prompts):
             chunk = self._prompts[first : first + chunk_prompts]
@@ -69,15 +69,34 @@ class FreshSamples:
             )
             yield as_score(self._responses[step_size], by)
 
+    def sample_side_by_side(self, step_sizes: Sequence[float], by: Measure) -> None:
+        """Sample several step sizes at the same time, with the seeds that they would have in this order."""
+        first = len(self._responses)
+        seed_of = {size: self._sampling_seed(first + number) for number, size in enumerate(step_sizes)}
+        num_samples = self._config.samples_per_prompt
+        self._responses |= self._candidates.measure_side_by_side(seed_of, self._prompts, num_samples, by)
+
+    def _sampling_seed(self, number: int) -> int:
+        """Return the seed of candidate `number`, 0 being the baseline."""
+        own_number = 0 if self._config.seeds is SeedRule.common else number
+        return derive_seed(self._seed, "gate", self._step, own_number)
+
 
 def search_on_fresh_samples(config: AccelerateConfig, fresh: FreshSamples, by: Measure, longest: float) -> Decision:
     """Search with every candidate scored on responses of its own: the gates `accuracy` and `reverse_kl`."""
     baseline = fresh.score(0.0, by)
+    planned: list[float] = []
+    if config.search is SearchKind.parallel:
+        planned = [size for size in planned_step_sizes(config) if size <= longest]
+        fresh.sample_side_by_side(planned, by)
     if config.accept is AcceptRule.sequential:
         judge = _judge_in_chunks(config, fresh, by, baseline)
     else:
         judge = _judge_whole(config, fresh, by, baseline)
     records = search(config, baseline, judge, longest)
+    # Those behind a refusal were sampled all the same, so they belong into the record.
+    passed = [size for size in planned if size not in {record.step_size for record in records}]
+    records += tuple(_not_reached(size, fresh.score(size, by)) for size in passed)
     return Decision(step_size=accepted_step_size(records), candidates=records)
 
 
@@ -178,6 +197,10 @@ def _judge_in_chunks(config: AccelerateConfig, fresh: FreshSamples, by: Measure,
 def _record(step_size: float, score: GateScore, best: GateScore, accept: Accept) -> CandidateRecord:
     is_accepted, reason = accept(score, best)
     return CandidateRecord(step_size=step_size, score=score, is_accepted=is_accepted, reason=reason)
+
+
+def _not_reached(step_size: float, score: GateScore) -> CandidateRecord:
+    return CandidateRecord(step_size=step_size, score=score, is_accepted=False, reason="behind a refusal")
 
 
 def _confirmed(decision: Decision, baseline: GateScore, winner: GateScore, accept: Accept) -> Decision:

@@ -1,16 +1,16 @@
-"""Sampling held-out prompts with given weights, and what teacher, learner and verifier say of the responses."""
+"""What teacher, learner and verifier say of responses to held-out prompts, and the score that follows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from effopd.evaluate import mean_by_prompt
-from effopd.roles import Learner, Sampler, Teacher, Verifier
+from effopd.roles import Learner, Teacher, Verifier
 from effopd.types import (
     GateScore,
-    GenerateRequest,
     KLSum,
-    PolicyVersion,
+    Prompt,
+    RolloutHandle,
     RolloutSummary,
     ScoredHandle,
     TeacherPayload,
@@ -35,26 +35,24 @@ class MeasuredResponse:
 
 
 def measure(
-    request: GenerateRequest,
-    version: PolicyVersion,
+    rollouts: RolloutHandle,
+    prompts: Sequence[Prompt],
     by: Measure,
     *,
     learner: Learner,
-    sampler: Sampler,
     teacher: Teacher | None,
     verifier: Verifier | None,
 ) -> list[MeasuredResponse]:
-    """Sample `request` with the weights `version`, which learner and samplers hold, and measure the responses.
+    """Measure responses to `prompts` of the weights that the learner holds.
 
     By reverse KL, a teacher is needed and the KL is exact; by accuracy, a verifier is. The other one is asked too where it
     exists, for the record.
     """
-    rollouts = sampler.generate(request, version)
     summaries = rollouts.summaries
     rewards: Sequence[float | None] = [None] * len(summaries)
     reverse_kls: Sequence[float | None] = [None] * len(summaries)
     if verifier is not None:
-        rewards = verifier.rewards(rollouts, request.prompts)
+        rewards = verifier.rewards(rollouts, prompts)
     if by is Measure.REVERSE_KL:
         assert teacher is not None, "a KL gate needs a teacher; config.check sees to it"
         scored = teacher.score(rollouts, TeacherPayload.HIDDEN_STATES)

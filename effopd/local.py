@@ -76,6 +76,9 @@ class LocalSampler:
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return _rollouts(rollouts)[:num_rollouts]
 
+    def engines(self) -> Sequence["LocalSampler"]:
+        return (self,)
+
 
 class LocalTeacher:
     def __init__(self, engine: TeacherEngine, phase: Phase) -> None:

@@ -52,6 +52,14 @@ class Sampler(Protocol):
         """Fetch a few responses, for people to read."""
         ...
 
+    def engines(self) -> Sequence["Sampler"]:
+        """Return the engines that this sampler spreads prompts over, as samplers of their own.
+
+        Each may hold other weights than the rest and sample at the same time, called from a thread of its own. The whole
+        samples again after a `load` into the whole.
+        """
+        ...
+
 
 class Teacher(Protocol):
     """Scores every response token."""

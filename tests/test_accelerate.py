@@ -112,7 +112,8 @@ class FakeWorld:
         raise AssertionError("a trigger does not train")
 
     def stage(self, version: PolicyVersion) -> Publication:
-        raise AssertionError("the publisher does that")
+        self.events.append(f"stage {version} of {self.held:g}")
+        return Publication(version=version, segment="", buckets=(), checksum="")
 
     def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
         raise AssertionError("the publisher does that")
@@ -128,17 +129,23 @@ class FakeWorld:
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         raise AssertionError("nothing to look at")
 
+    def engines(self) -> list["FakeEngine"]:
+        return [FakeEngine(self), FakeEngine(self)]
+
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         self.events.append(f"sample {version}")
         self.requests.append(request)
+        return self.respond(request, version, self.held)
+
+    def respond(self, request: GenerateRequest, version: PolicyVersion, held: float) -> RolloutHandle:
         summaries = tuple(
             RolloutSummary(
                 prompt_id=prompt.prompt_id,
                 sample_index=0,
                 prompt_len=1,
-                response_len=self.response_len_at.get(self.held, 10),
+                response_len=self.response_len_at.get(held, 10),
                 is_truncated=False,
-                sampled_entropy=10 * self.entropy_at.get(self.held, 1.0),
+                sampled_entropy=10 * self.entropy_at.get(held, 1.0),
                 sampled_reverse_kl=1.0,
             )
             for prompt in request.prompts
@@ -150,6 +157,28 @@ class FakeWorld:
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         return [self.accuracy_at[self.held]] * len(rollouts.summaries)
+
+
+class FakeEngine:
+    """One of two engines: it samples from the weights that it has loaded, whatever the learner holds by then."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+        self.held: float | None = None
+
+    def load(self, publication: Publication) -> None:
+        self.held = self.world.held
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        assert self.held is not None
+        self.world.requests.append(request)
+        return self.world.respond(request, version, self.held)
+
+    def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
+        raise AssertionError("nothing to look at")
+
+    def engines(self) -> list["FakeEngine"]:
+        return [self]
 
 
 def effopd(
@@ -388,3 +417,31 @@ def test_an_audit_scores_the_outcome_and_an_oracle_and_changes_nothing() -> None
     assert record.audit.regret == pytest.approx(0.3)
     assert record.audit.points[1].reverse_kl_change == pytest.approx(-0.1)
     assert record.audit.points[1].accuracy_change == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("seeds", list(SeedRule))
+@pytest.mark.parametrize(
+    "qualities",
+    [
+        [0.4, 0.3, 0.9, 0.9],  # refused at once
+        [0.4, 0.5, 0.45, 0.9],  # one accepted, and a better one behind the refusal
+        [0.4, 0.5, 0.6, 0.7],  # all accepted
+    ],
+)
+def test_sampling_all_candidates_at_once_decides_as_the_ladder_does(qualities: list[float], seeds: SeedRule) -> None:
+    table = dict(zip((0.0, 2.0, 4.0, 6.0), qualities, strict=True))
+    one_by_one, at_once = FakeWorld(table), FakeWorld(table)
+    common = {"gate": GateKind.reverse_kl, "step_sizes": [2.0, 4.0, 6.0], "seeds": seeds}
+    ladder = jump(one_by_one, AccelerateConfig(**common))
+    record = jump(at_once, AccelerateConfig(**common, search=SearchKind.parallel))
+    assert at_once.events == [
+        "open", "sample 8.0",
+        "write 2", "stage 8.1 of 2", "write 4", "stage 8.2 of 4", "write 2", "write 4",  # sampled, then measured
+        "write 6", "stage 8.3 of 6",
+        f"close {ladder.accepted_step_size:g}", f"publish 8.0 of {ladder.accepted_step_size:g}",
+    ]  # fmt: skip
+    assert record.accepted_step_size == ladder.accepted_step_size
+    assert record.candidates[: len(ladder.candidates)] == ladder.candidates
+    assert [candidate.step_size for candidate in record.candidates] == [0.0, 2.0, 4.0, 6.0]
+    assert record.num_generated_tokens == 4 * 2 * 10
+    assert {request.seed for request in one_by_one.requests} <= {request.seed for request in at_once.requests}

@@ -91,3 +91,6 @@ class RaySampler:
                 break
             fetched += wait_for([self._actors[0].first.remote(reference, num_rollouts - len(fetched))], ROLE)[0]
         return fetched[:num_rollouts]
+
+    def engines(self) -> Sequence["RaySampler"]:
+        return [RaySampler([actor], self._num_parts, self._phase) for actor in self._actors]

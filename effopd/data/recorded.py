@@ -136,6 +136,9 @@ class ReplayedRollouts:
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return [item.rollout for (part,) in rollouts.parts for item in cast(list[ScoredRollout], part)][:num_rollouts]
 
+    def engines(self) -> Sequence["ReplayedRollouts"]:
+        return (self,)
+
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
         return ScoredHandle(parts=rollouts.parts, summaries=rollouts.summaries, policy_version=rollouts.policy_version)
 
