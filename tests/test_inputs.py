@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from effopd.config.schema import (
+    AccelerateConfig,
     DataConfig,
     EvalConfig,
     EvalSetConfig,
+    GateKind,
     ModelConfig,
     RolloutConfig,
     RunConfig,
@@ -87,6 +89,26 @@ def test_a_prompt_of_a_benchmark_that_is_too_long_is_an_error_unless_asked_other
     config.eval.sets["a"].on_long_prompt = LongPromptPolicy.drop
     with pytest.raises(DataError, match="no prompts left of 3 rows; 3 were longer"):
         read_inputs(config)
+
+
+@pytest.mark.parametrize(
+    ("gate", "num_gate", "num_audit", "num_left"),
+    # Five rows, of which one is in an evaluation set and one in the other: three are left.
+    [
+        (GateKind.none, 0, 0, 3),
+        (GateKind.accuracy, 1, 0, 2),
+        (GateKind.accuracy, 1, 1, 1),
+        (GateKind.ungated, 0, 1, 2),
+    ],
+)
+def test_gate_and_audit_have_prompts_of_their_own(
+    config: RunConfig, gate: GateKind, num_gate: int, num_audit: int, num_left: int
+) -> None:
+    config.accelerate = AccelerateConfig(gate=gate, num_prompts=1, audit_prompts=num_audit)
+    inputs = read_inputs(config)
+    parts = [inputs.gate_prompts, inputs.audit_prompts, inputs.train_prompts]
+    assert [len(part) for part in parts] == [num_gate, num_audit, num_left]
+    assert len({prompt.prompt_id for part in parts for prompt in part}) == 3
 
 
 def test_every_data_set_of_a_run_is_recorded(config: RunConfig) -> None:

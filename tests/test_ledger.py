@@ -65,9 +65,27 @@ def test_a_step_has_the_seconds_since_the_step_before(clock):
     assert {phase: value for phase, value in seconds.items() if value} == {"eval": 2, "train": 3, "other": 4}
 
 
-def test_training_seconds_leave_out_evaluation_and_saving(clock):
+def test_seconds_of_an_audit_move_out_of_the_gate_they_were_spent_in(clock):
     ledger = Ledger(clock)
-    for phase in ("generate", "eval", "save", "gate"):
+    with ledger.phase("gate"):
+        clock.tick(5)
+    ledger.transfer("gate", "audit", 3)
+    assert [(row.phase, row.seconds) for row in ledger.totals()] == [("gate", 2), ("audit", 3)]
+    assert (ledger.training_seconds, ledger.total_seconds) == (2, 5)
+
+
+def test_a_ledger_of_a_version_with_fewer_phases_is_restored(clock):
+    state = Ledger(clock).state()
+    for totals in state.values():
+        del totals["audit"]
+    ledger = Ledger(clock)
+    ledger.restore(state)
+    assert ledger.total_seconds == 0
+
+
+def test_training_seconds_leave_out_audits_evaluation_and_saving(clock):
+    ledger = Ledger(clock)
+    for phase in ("generate", "eval", "save", "gate", "audit"):
         with ledger.phase(phase):
             clock.tick(1)
     clock.tick(0.5)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -22,14 +23,17 @@ from effopd.provenance import git_source
 from effopd.smoothing import exponential_average, final_weights
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.types import (
+    Audit,
     CandidateRecord,
     Displacement,
     EvalReport,
     FinishReason,
     GateScore,
     PolicyVersion,
+    RollBack,
     Rollout,
     RunState,
+    TriggerKind,
     TriggerRecord,
 )
 
@@ -410,6 +414,49 @@ def test_a_refused_jump_says_what_was_tried_and_why_not():
         0,
     )
     assert trigger_line(record) == "step 4: no jump, x2 refused: accuracy 0.500 -> 0.480 (not above the baseline)"
+
+
+def test_a_refusal_names_the_first_of_candidates_that_were_sampled_at_once():
+    tried = [(2, -0.3, "worse"), (4, -0.1, "behind a refusal")]
+    candidates = [candidate(size, gate_score(value, reverse_kl=-value), False, why) for size, value, why in tried]
+    record = trigger(4, [candidate(0, gate_score(-0.2, reverse_kl=0.2), True), *candidates], 0)
+    assert trigger_line(record) == "step 4: no jump, x2 refused: reverse KL 0.200 -> 0.300 (worse)"
+
+
+def test_jumps_that_nothing_judged_looks_and_roll_backs_have_lines_of_their_own():
+    ungated = replace(trigger(5, [], -0.5), kind=TriggerKind.UNGATED)
+    assert trigger_line(ungated) == "step 5: jump x-0.5, ungated"
+    looked = replace(trigger(16, [], 0), kind=TriggerKind.LOOK)
+    assert trigger_line(looked).startswith("step 16: no search")
+    undone = RollBack(jump_step=8, reverse_kl_before=0.21, reverse_kl_after=0.39)
+    taken_back = replace(trigger(9, [], 0), kind=TriggerKind.ROLL_BACK, displacement=None, roll_back=undone)
+    assert trigger_line(taken_back) == "step 9: jump of step 8 taken back, reverse KL 0.210 -> 0.390"
+
+
+def test_a_confirmation_and_what_was_scored_again_cost_as_much_as_a_search(tmp_path):
+    # Three scores of 50 tokens each, and 60 training tokens that the teacher scored again.
+    tracker, _ = open_tracker(tmp_path)
+    scored = [candidate(size, gate_score(-0.1, reverse_kl=0.1), True) for size in (0, 2)]
+    tracker.log_trigger(replace(trigger(1, scored[:1], 2), confirmation=tuple(scored), num_rescored_tokens=60))
+    tracker.log_step(RunState(step=1), {})
+    tracker.close()
+    (row,) = read_rows(tmp_path / "metrics.jsonl")
+    assert row["tokens"]["total_teacher"] == 3 * 50 + 60
+
+
+def test_an_audit_is_no_training_time(tmp_path):
+    now = iter(range(0, 1000, 10))
+    tracker, _ = open_tracker(tmp_path, ledger=Ledger(lambda: float(next(now))))
+    with tracker.phase("gate"):
+        pass
+    audit = Audit(points=(), settled_step_size=0.0, oracle_step_size=0.0, regret=0.0, seconds=4.0)
+    tracker.log_trigger(replace(trigger(1, [], 0), audit=audit))
+    tracker.log_step(RunState(step=1), {})
+    tracker.close()
+    # The clock moves by 10 whenever it is read, the first time when the phase opens.
+    (row,) = read_rows(tmp_path / "metrics.jsonl")
+    assert (row["seconds"]["gate"], row["seconds"]["audit"]) == (6.0, 4.0)
+    assert read_rows(tmp_path / "extrapolation.jsonl")[0]["audit"]["seconds"] == 4.0
 
 
 def test_a_trigger_without_candidates_says_so():

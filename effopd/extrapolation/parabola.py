@@ -44,7 +44,7 @@ def probe_parabola(
         first, second = ((record.step_size, record.score.value) for record in records)
         peak = optimum(first, second, baseline.value)
     if peak is not None:
-        peak = min(peak, max_step_size)
+        peak = min(round(peak, 2), max_step_size)
         is_new = all(abs(peak - probe) > _SAME * probe for probe in probes)
         if peak >= _MIN_FRACTION * probes[0] and is_new:
             records.append(judge(peak, baseline))

@@ -144,19 +144,32 @@ def test_only_damaged_checkpoints_are_an_error_and_not_a_fresh_start(tmp_path):
         store.latest()
 
 
-def test_a_state_with_other_fields_is_refused(tmp_path):
-    store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
-    directory = save(store, 1)
+def rewrite_state(directory, change):
+    """Change the state that a checkpoint holds, and its hash with it."""
     content = json.loads((directory / "run_state.json").read_text())
-    del content["state"]["seconds"]
+    change(content["state"])
     (directory / "run_state.json").write_text(json.dumps(content))
     manifest = json.loads((directory / "manifest.json").read_text())
     for entry in manifest["files"]:
         path = directory / entry["name"]
         entry |= {"num_bytes": path.stat().st_size, "blake2b": hash_file(path)}
     (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("change", [lambda state: state.pop("seconds"), lambda state: state.update(more=1)])
+def test_a_state_with_other_fields_is_refused(tmp_path, change):
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
+    directory = save(store, 1)
+    rewrite_state(directory, change)
     with pytest.raises(CheckpointError, match="exactly the fields"):
         checkpoint_at(tmp_path, 1)
+
+
+def test_a_state_from_before_jumps_were_remembered_is_read(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
+    directory = save(store, 1)
+    rewrite_state(directory, lambda state: [state.pop(name) for name in ("num_rejects", "last_jump_step")])
+    assert checkpoint_at(tmp_path, 1).state.num_rejects == 0
 
 
 def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path):
