@@ -11,6 +11,7 @@ from effopd.config.keys import SECTIONS
 from effopd.config.register import configs_folder, open_configs
 from effopd.config.schema import (
     AcceptRule,
+    AnchorRule,
     GateKind,
     MovedParameters,
     RolloutEngine,
@@ -18,6 +19,7 @@ from effopd.config.schema import (
     Runtime,
     SeedRule,
 )
+from effopd.config.search_schema import ScheduleKind, SearchKind
 
 EXPERIMENTS = sorted(
     file.stem
@@ -93,6 +95,22 @@ def test_an_acceleration_preset_is_what_its_source_says(preset, gate, accept, mo
     assert (settings.gate, settings.accept, settings.moved, settings.seeds) == (gate, accept, moved, seeds)
     assert settings.step_sizes == [2.0, 4.0, 6.0, 8.0, 10.0]
     assert (settings.num_prompts, settings.samples_per_prompt) == (50, 1)
+
+
+@pytest.mark.parametrize(
+    ("preset", "schedule", "every", "step_size", "anchor"),
+    [
+        ("rlvr_linearity", ScheduleKind.every, 10, 1.0, AnchorRule.post_jump),
+        ("expo", ScheduleKind.last, 4, 0.5, AnchorRule.initial),
+        ("lookahead", ScheduleKind.every, 5, -0.5, AnchorRule.post_jump),
+        ("nesterov", ScheduleKind.every, 10, 1.0, AnchorRule.post_jump),
+    ],
+)
+def test_an_ungated_baseline_is_what_its_source_says(preset, schedule, every, step_size, anchor):
+    settings = train_config("experiment=toy_opd", f"accelerate={preset}").accelerate
+    assert (settings.gate, settings.search) == (GateKind.ungated, SearchKind.fixed)
+    assert (settings.schedule, settings.every, settings.step_sizes) == (schedule, every, [step_size])
+    assert settings.anchor is anchor
 
 
 @pytest.mark.parametrize("preset", ["ppo", "grpo", "dapo"])
