@@ -37,7 +37,9 @@ def main() -> None:
 
     index = EvaluationIndex(
         {
-            name: [question.text for _, question in read_questions(source, ReadReport(section="data", path=source.path))]
+            name: [
+                question.text for _, question in read_questions(source, ReadReport(section="data", path=source.path))
+            ]
             for name, source in evaluation.items()
         }
     )
