@@ -1,8 +1,9 @@
-"""The `effopd` command: `train`, `eval`, `compare`, `export` and `completion`.
+"""The `effopd` command: `train`, `eval`, `plan`, `compare`, `export` and `completion`.
 
 Whatever a person can get wrong on a command line is said in one line per mistake on standard error, before torch, Ray or
-vLLM are imported. Exit codes: 0 done; 2 a wrong setting or data file; 1 any other error of ours, and any job of a sweep
-that fails, which ends the sweep; 130 interrupted. Errors that nobody foresaw keep their traceback.
+vLLM are imported. Exit codes: 0 done; 2 a wrong setting or data file, and a plan that does not fit; 1 any other error of
+ours, and any job of a sweep that fails, which ends the sweep; 130 interrupted. Errors that nobody foresaw keep their
+traceback.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from effopd.config.keys import nearest
 from effopd.config.register import Configs, open_configs, to_yaml
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError, DataError, EffOPDError
+from effopd.plan.command import print_plan
+from effopd.plan.hardware import GPUS, Cluster
 from effopd.run_folders import find_runs
 
 USAGE = """usage: effopd <command> [arguments]
@@ -27,6 +30,7 @@ USAGE = """usage: effopd <command> [arguments]
 commands:
   train       train a student:              effopd train experiment=toy_effopd
   eval        score a model:                effopd eval experiment=toy_opd model.path=<folder>
+  plan        memory and time of a run:     effopd plan experiment=qwen3_4b_grpo --device h100
   compare     tables and figures of runs:   effopd compare <run> <run> --output <folder>
   export      a model folder from a run:    effopd export <run> --output <folder>
   completion  tab completion:               eval "$(effopd completion bash)"
@@ -193,6 +197,59 @@ def _expand_home(argument: str) -> str:
     return f"{key}={os.path.expanduser(value)}" if equals and re.match(r"~(/|$)", value) else argument
 
 
+def _plan(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="effopd plan",
+        usage="effopd plan [options] [group=choice ...] [key=value ...]",
+        description="Print what a training run takes, before any GPU is booked: bytes per role and GPU, seconds per step, "
+        "and the smallest change when it does not fit. Arguments are those of effopd train.",
+        epilog="Exit code: 0 it fits, 2 it does not, or a setting is wrong.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("overrides", nargs="*", help="group=choice or key=value, as for effopd train")
+    parser.add_argument("--device", default="h100", choices=list(GPUS), help="the GPU (default: h100)")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default: 1)")
+    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs in each (default: 8)")
+    parser.add_argument(
+        "--mean-response", type=_positive, metavar="TOKENS", help="mean length of a response, for the seconds"
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        type=_shape,
+        metavar="PATH=LIKE",
+        help="the model PATH has the shape of LIKE: a config.json, its folder, or a model that plan knows",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-cd", "--config-dir", type=Path, metavar="FOLDER", help="take further YAML files from here")
+    options = parser.parse_intermixed_args(arguments)
+    overrides = [_expand_home(argument) for argument in options.overrides]
+    cluster = Cluster(gpu=GPUS[options.device], gpus_per_node=options.gpus_per_node, num_nodes=options.nodes)
+    with open_configs(options.config_dir) as configs:
+        (job,) = training_jobs(configs, overrides, False)
+    return print_plan(
+        job.config,
+        cluster,
+        shapes=dict(options.shape),
+        mean_response=options.mean_response,
+        as_json=options.json,
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no positive whole number")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[str, str]:
+    path, equals, like = text.partition("=")
+    if not (path and equals and like):
+        raise argparse.ArgumentTypeError(f"{text} is not PATH=LIKE")
+    return path, like
+
+
 def _compare(arguments: list[str]) -> int:
     parser = _Parser(
         prog="effopd compare",
@@ -272,6 +329,7 @@ def _completion(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _evaluate,
+    "plan": _plan,
     "compare": _compare,
     "export": _export,
     "completion": _completion,
