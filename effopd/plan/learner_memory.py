@@ -17,7 +17,6 @@ Counted in its sources and measured at one rank; see `engines/deepspeed_setup.py
 
 from dataclasses import dataclass
 
-from effopd.config.evaluation import longest_sequence
 from effopd.config.schema import Dtype, GateKind, LearnerConfig, RunConfig
 from effopd.extrapolation.selection import moved_parameters
 from effopd.plan.activations import MicroBatch, learner_moments
@@ -101,11 +100,11 @@ def sharded_state(num_parameters: int, learner: LearnerConfig) -> ShardedState:
     )
 
 
-def micro_batches(config: RunConfig, num_tokens: int) -> tuple[MicroBatch, ...]:
-    """Return the largest micro-batches there can be: one row alone, and two that differ in length.
-
-    Two rows have the largest masks. `num_tokens` is that of the longest row of training.
+def largest_micro_batches(config: RunConfig) -> tuple[MicroBatch, ...]:
+    """Return the largest micro-batches there can be: one row alone, which may exceed the budget, and two that differ in
+    length, which have the largest masks.
     """
+    num_tokens = config.data.max_prompt_len + config.rollout.max_response_len
     budget = config.learner.max_tokens_per_microbatch
     alone = MicroBatch(num_tokens=num_tokens, row_length=num_tokens, is_masked=False)
     half = min(budget // 2, num_tokens)
@@ -115,9 +114,14 @@ def micro_batches(config: RunConfig, num_tokens: int) -> tuple[MicroBatch, ...]:
 
 
 def learner_memory(
-    config: RunConfig, layout: Layout, student: ModelShape, teacher: ModelShape | None, gpu: Gpu
+    config: RunConfig,
+    layout: Layout,
+    student: ModelShape,
+    teacher: ModelShape | None,
+    gpu: Gpu,
+    batches: tuple[MicroBatch, ...],
 ) -> RoleMemory:
-    """Return the memory of one learner rank, the critic's included."""
+    """Return the memory of one learner rank, the critic's included, when it meets micro-batches like `batches`."""
     learner = config.learner
     size = itemsize(learner.dtype)
     policy = sharded_state(student.num_parameters, learner)
@@ -139,7 +143,7 @@ def learner_memory(
     passing = () if is_resident else (Item("reduce bucket", max(policy.reduce_bucket, state.reduce_bucket)),)
     moments = [
         moment
-        for batch in micro_batches(config, _longest_row(config))
+        for batch in batches
         for moment in learner_moments(
             student,
             batch,
@@ -154,7 +158,8 @@ def learner_memory(
     is_reduced_midway = student.num_parameters > _REDUCE_BUCKET
     reducing = (Item("bucket being reduced", state.reducing),) if is_reduced_midway else ()
     gathered = (Item("weights gathered", state.gathered),)
-    publish = max(learner.bucket_mib * MIB, student.vocabulary_size * student.hidden_size * size)
+    largest = student.vocabulary_size * student.hidden_size * size
+    publish = min(max(learner.bucket_mib * MIB, largest), size * student.num_parameters)
     return RoleMemory(
         role="learner rank",
         num_gpus=layout.num_ranks,
@@ -173,11 +178,6 @@ def learner_memory(
 def _with_fragmentation(name: str, items: tuple[Item, ...]) -> Moment:
     lost = int(FRAGMENTATION * sum(item.num_bytes for item in items))
     return Moment(name=name, items=(*items, Item("fragmentation", lost)))
-
-
-def _longest_row(config: RunConfig) -> int:
-    """Tokens of the longest row that is trained on."""
-    return min(config.data.max_prompt_len + config.rollout.max_response_len, longest_sequence(config).num_tokens)
 
 
 def _critic_parameters(student: ModelShape) -> int:

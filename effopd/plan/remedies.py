@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 
-from effopd.config.evaluation import longest_sequence
 from effopd.config.schema import RolloutEngine, RunConfig
 from effopd.plan.hardware import Cluster
 from effopd.plan.layout import layout_of
@@ -11,6 +10,8 @@ from effopd.plan.report import Models, make_plan
 
 _MAX_CHANGES = 3
 _NODES = (1, 2, 4, 8, 16)
+_ROLES = {"learner": {"learner rank"}, "rollout": {"sampler"}, "teacher": {"teacher", "reference"}}
+"""By section of the settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ def smallest_change(config: RunConfig, cluster: Cluster, models: Models) -> str 
     for num_nodes in [cluster.num_nodes, *(nodes for nodes in _NODES if nodes > cluster.num_nodes)]:
         larger = replace(cluster, num_nodes=num_nodes)
         nodes = [] if num_nodes == cluster.num_nodes else [f"--nodes {num_nodes}"]
-        knobs = _knobs(config, larger)
+        knobs = _knobs(config, larger, models)
         for num_changes in range(0 if nodes else 1, _MAX_CHANGES + 1):
             for chosen in combinations(knobs, num_changes):
                 for changes in product(*chosen):
@@ -41,10 +42,14 @@ def smallest_change(config: RunConfig, cluster: Cluster, models: Models) -> str 
     return None
 
 
-def _knobs(config: RunConfig, cluster: Cluster) -> list[list[Change]]:
-    """Return for every setting that can help the values it could get, the least drastic first."""
+def _knobs(config: RunConfig, cluster: Cluster, models: Models) -> list[list[Change]]:
+    """Return for every setting that can help the values it could get, the least drastic first.
+
+    Settings of a role that fits are left alone, but for how many GPUs it has.
+    """
+    refused = {role.role for role in make_plan(config, cluster, models).roles if not role.fits}
     learner, rollout, teacher = config.learner, config.rollout, config.teacher
-    longest = longest_sequence(config).num_tokens
+    longest = config.data.max_prompt_len + config.rollout.max_response_len  # of training: no budget holds it to less
     others = layout_of(config).num_gpus - learner.num_ranks - rollout.num_samplers * rollout.tensor_parallel_size
     free = max(cluster.num_gpus - others, 1)
     knobs = {
@@ -66,7 +71,12 @@ def _knobs(config: RunConfig, cluster: Cluster) -> list[list[Change]]:
         "rollout.num_samplers": _near(rollout.num_samplers, free - 1),
         "learner.num_ranks": _near(learner.num_ranks, free - 1),
     }
-    return [[Change(key=key, value=value) for value in values] for key, values in knobs.items() if values]
+    counts = ("learner.num_ranks", "rollout.num_samplers")
+    return [
+        [Change(key=key, value=value) for value in values]
+        for key, values in knobs.items()
+        if values and (key in counts or refused & _ROLES[key.partition(".")[0]])
+    ]
 
 
 def _near(current: int, most: int) -> list[int]:

@@ -9,7 +9,7 @@ from effopd.markdown import markdown_table
 from effopd.plan.hardware import GIB, Cluster
 from effopd.plan.inference_memory import SamplerPlan, host_memory, sampler_plan, scorer_memory
 from effopd.plan.layout import Layout, layout_of
-from effopd.plan.learner_memory import FRAGMENTATION, RESERVED_BYTES, learner_memory
+from effopd.plan.learner_memory import FRAGMENTATION, RESERVED_BYTES, largest_micro_batches, learner_memory
 from effopd.plan.memory import RoleMemory
 from effopd.plan.seconds import Timing, timing
 from effopd.plan.shapes import ModelShape, shape_of
@@ -53,7 +53,7 @@ def make_plan(config: RunConfig, cluster: Cluster, models: Models) -> Plan:
     layout = layout_of(config)
     gpu, student = cluster.gpu, models.student
     sampler = sampler_plan(config, layout, student, gpu)
-    roles = [learner_memory(config, layout, student, models.teacher, gpu)]
+    roles = [learner_memory(config, layout, student, models.teacher, gpu, largest_micro_batches(config))]
     if layout.num_samplers > 0:
         roles.append(sampler.memory)
     if models.teacher is not None:

@@ -117,7 +117,9 @@ def test_an_interrupt_is_silent(effopd, launch):
 def test_effopd_alone_lists_the_commands(effopd, arguments):
     outcome = effopd(*arguments)
     assert outcome.code == 0
-    assert not [name for name in ("train", "eval", "compare", "export", "completion") if name not in outcome.stdout]
+    assert not [
+        name for name in ("train", "eval", "plan", "compare", "export", "completion") if name not in outcome.stdout
+    ]
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
