@@ -10,7 +10,7 @@ from effopd.config.evaluation import EvalSet, evaluation_sets
 from effopd.config.keys import MISSING
 from effopd.config.schema import GateKind, RunConfig
 from effopd.data.contamination import EvaluationIndex
-from effopd.data.prompts import Decontamination, PromptRendering, hold_out, load_prompts
+from effopd.data.prompts import Decontamination, PromptRendering, hold_out, load_prompts, require_a_batch
 from effopd.data.report import DataRecord, data_fingerprint
 from effopd.models import resolve_model_path
 from effopd.preflight import ModelFiles, check_pair, check_student, read_model_files
@@ -80,6 +80,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
     held_out: tuple[Prompt, ...] = ()
     if num_gate + config.accelerate.audit_prompts > 0:
         held_out, prompts = hold_out(prompts, num_gate + config.accelerate.audit_prompts, config.seed)
+    require_a_batch(prompts, config.rollout.prompts_per_step)
     return RunInputs(
         student=student,
         teacher=teacher,

@@ -47,7 +47,7 @@ def config(tmp_path: Path) -> RunConfig:
                 "b": EvalSetConfig(path=rows(tmp_path / "b.jsonl", " 1+5 "), max_prompt_len=8),
             }
         ),
-        rollout=RolloutConfig(max_response_len=8, num_samplers=1),
+        rollout=RolloutConfig(max_response_len=8, num_samplers=1, prompts_per_step=2),
     )
 
 

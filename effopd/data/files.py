@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
@@ -83,7 +84,7 @@ def _jsonl_rows(file: Path) -> Iterator[Row | BadRow]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _json_row(line, f"{file}, line {number}")
-    except (OSError, EOFError) as error:  # a damaged gzip stream is either of them
+    except (OSError, EOFError, zlib.error) as error:  # a damaged gzip stream is any of them
         raise DataError(f"{file}: cannot be read ({error}); copy it again") from error
 
 
@@ -110,6 +111,8 @@ def _json_rows(file: Path) -> Iterator[Row | BadRow]:
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         hint = "; with one object a line, name it .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{file}: not JSON ({error}){hint}") from error
+    except RecursionError as error:
+        raise DataError(f"{file}: nested too deeply; a JSON list of objects is needed") from error
     if not isinstance(rows, list):
         raise DataError(f"{file}: a JSON list of objects is needed, not {type(rows).__name__}")
     for number, values in enumerate(rows):
@@ -124,4 +127,6 @@ def _parquet_rows(file: Path) -> Iterator[Row | BadRow]:
                 yield Row(values, f"{file}, row {number}")
                 number += 1
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a sound parquet file ({error})") from error
+        # Arrow's own texts take several lines and may quote the bytes that it stumbled over.
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file}: not a sound parquet file ({reason}); copy it again") from error

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from effopd.config.source_schema import BadRowPolicy, ContaminationPolicy, LongPromptPolicy, SourceConfig
@@ -125,6 +126,14 @@ def hold_out(prompts: Sequence[Prompt], num_prompts: int, seed: int) -> tuple[tu
     return tuple(held_out.values()), choose(prompts, rest)
 
 
+def require_a_batch(prompts: Sequence[Prompt], prompts_per_step: int) -> None:
+    """Raise DataError when there are fewer prompts than one batch takes."""
+    if len(prompts) < prompts_per_step:
+        raise DataError(
+            f"rollout.prompts_per_step={prompts_per_step} exceeds the {len(prompts)} training prompts; lower it"
+        )
+
+
 @dataclass(slots=True)
 class ShuffledPrompts:
     """Training prompts, shuffled anew every epoch. A batch never spans two epochs, so it never holds a prompt twice."""
@@ -136,11 +145,8 @@ class ShuffledPrompts:
 
     def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
         """Return batch number `position`. Raises DataError when the set is smaller than a batch."""
+        require_a_batch(self.prompts, num_prompts)
         batches_per_epoch = len(self.prompts) // num_prompts
-        if batches_per_epoch == 0:
-            raise DataError(
-                f"rollout.prompts_per_step={num_prompts} exceeds the {len(self.prompts)} training prompts; lower it"
-            )
         epoch, index = divmod(position, batches_per_epoch)
         return tuple(self.prompts[i] for i in self._order(epoch)[index * num_prompts : (index + 1) * num_prompts])
 
@@ -193,9 +199,14 @@ def _render(source: SourceConfig, rendering: PromptRendering, question: Question
     last = question.messages[-1]
     messages = [*question.messages[:-1], {**last, "content": last["content"] + source.prompt_suffix}]
     if rendering.apply_chat_template:
-        text = rendering.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=rendering.enable_thinking
-        )
+        try:
+            text = rendering.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=rendering.enable_thinking
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"{question.location}, field {question.field}: the chat template refuses the messages ({error})"
+            ) from error
         assert isinstance(text, str)
         return text
     if len(messages) > 1:

@@ -24,11 +24,11 @@ T = TypeVar("T")
 def load_causal_lm(path: str, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
     """Return the model in `path` on the CPU, without dropout and without a KV cache, its parameters requiring gradients.
 
-    Code that a model folder ships is never run.
+    Code that a model folder ships is never run, and pickled weights are not read: they can hold code, too.
     """
     logging.disable_progress_bar()  # one bar per rank and model says nothing
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False
+        path, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=False, use_safetensors=True
     )
     model.config.use_cache = False
     model.eval()
