@@ -73,8 +73,11 @@ def keep_rows_through(path: Path, step: int) -> None:
     """Rewrite a file, if it exists, to its complete rows whose `step` is at most `step`, in one atomic replacement."""
     if not path.exists():
         return
-    lines = path.read_bytes()[: _complete_bytes(path)].splitlines(keepends=True)
-    kept = [line for line, row in zip(lines, read_rows(path), strict=True) if row["step"] <= step]
+    lines, rows = path.read_bytes()[: _complete_bytes(path)].splitlines(keepends=True), read_rows(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("step"), int):
+            raise DataError(f"{path}, line {number}: has no step; restore the file, or remove the line")
+    kept = [line for line, row in zip(lines, rows, strict=True) if row["step"] <= step]
     replace_file(path, b"".join(kept))
 
 

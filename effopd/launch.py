@@ -10,6 +10,8 @@ from typing import cast
 
 from rich.console import Console
 
+from effopd.checkpoints.fitting import require_fit
+from effopd.checkpoints.reading import STATE_NAME
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
 from effopd.config.evaluation import evaluation_sets
 from effopd.config.keys import MISSING
@@ -51,7 +53,8 @@ def train(config: RunConfig) -> None:
     checkpoint = resume_point(config, store)
     ledger = Ledger()
     if checkpoint is not None:
-        ledger.restore(cast(Mapping[str, Mapping[str, float]], checkpoint.extra["ledger"]))
+        require_fit(checkpoint.directory, inputs.student.shapes, has_critic=algorithm_needs(config).critic)
+        restore_ledger(ledger, checkpoint)
     elif config.resume is not None:
         discard_records_after(run_dir, -1)
     tracker = RunTracker(run_dir, config, resumed=checkpoint and checkpoint.state, ledger=ledger)
@@ -228,6 +231,17 @@ def resume_point(config: RunConfig, store: CheckpointStore) -> Checkpoint | None
             f"resume={config.resume}: the run is finished at step {checkpoint.state.step}; give num_steps above it to go on"
         )
     return checkpoint
+
+
+def restore_ledger(ledger: Ledger, checkpoint: Checkpoint) -> None:
+    """Let the ledger go on from where it stood. Raises CheckpointError when the checkpoint has no such account."""
+    try:
+        ledger.restore(cast(Mapping[str, Mapping[str, float]], checkpoint.extra["ledger"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.directory / STATE_NAME}: has no ledger of this version of effopd ({type(error).__name__}: "
+            f"{error}); resume it with the version that wrote it"
+        ) from error
 
 
 def start(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:

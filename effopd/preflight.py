@@ -1,7 +1,8 @@
 """What must agree before a student can learn from a teacher. Checked on files alone, before any actor starts."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,12 @@ class ModelFiles:
     """Rows of the output head, padding included."""
     eos_token_ids: frozenset[int]
     max_positions: int | None
-    num_parameters: int
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every parameter, a tied one once."""
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
 
 def read_model_files(key: str, folder: Path, chat_template: str | None) -> ModelFiles:
@@ -49,7 +55,7 @@ def read_model_files(key: str, folder: Path, chat_template: str | None) -> Model
     Raises ConfigError with one line when something is missing, damaged, or would need code that the folder ships.
     """
     config = _read_config(key, folder)
-    num_parameters = check_weights(key, folder, config)
+    shapes = check_weights(key, folder, config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many types for a damaged file; all mean "cannot be read"
@@ -66,7 +72,7 @@ def read_model_files(key: str, folder: Path, chat_template: str | None) -> Model
         vocabulary_size=text_config.vocab_size,
         eos_token_ids=frozenset(end_token_ids(folder)),
         max_positions=getattr(text_config, "max_position_embeddings", None),
-        num_parameters=num_parameters,
+        shapes=shapes,
     )
 
 

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from effopd.durable import replace_file
+from effopd.errors import DataError
 
 VERSIONS_NAME = "versions.json"
 
@@ -30,7 +31,7 @@ _DISTRIBUTIONS = (
 def record_start(run_dir: Path, command: Sequence[str]) -> None:
     """Add this start to `versions.json`, whose `starts` has one entry per start, the first one and every resume."""
     path = run_dir / VERSIONS_NAME
-    starts = json.loads(path.read_bytes())["starts"] if path.exists() else []
+    starts = _read_starts(path) if path.exists() else []
     starts.append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -42,6 +43,15 @@ def record_start(run_dir: Path, command: Sequence[str]) -> None:
         }
     )
     replace_file(path, (json.dumps({"starts": starts}, indent=2) + "\n").encode())
+
+
+def _read_starts(path: Path) -> list[object]:
+    try:
+        return list(json.loads(path.read_bytes())["starts"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: damaged ({type(error).__name__}: {error}); restore it, or remove it to go on"
+        ) from error
 
 
 def installed_versions() -> dict[str, str]:

@@ -19,21 +19,23 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
 Shapes = Mapping[str, tuple[int, ...]]
+"""Name of a tensor to its shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Architecture:
     """What a configuration makes: no weights, only names and shapes."""
 
-    shapes: Shapes
+    stored: Shapes
     """Every tensor that a file may hold, tied ones under each of their names."""
+    parameters: Shapes
+    """Every parameter once, under the first of its names."""
     tied: tuple[frozenset[str], ...]
     """One set per parameter: the names that it has. Any one of them in a file is enough."""
-    num_parameters: int
 
 
-def check_weights(key: str, folder: Path, config: PreTrainedConfig) -> int:
-    """Return the number of parameters of the model in `folder`.
+def check_weights(key: str, folder: Path, config: PreTrainedConfig) -> Shapes:
+    """Return every parameter of the model in `folder`, a tied one once.
 
     Raises ConfigError when the folder has no safetensors weights, a file of them is missing or damaged, or they are not
     those of `config`.
@@ -41,7 +43,7 @@ def check_weights(key: str, folder: Path, config: PreTrainedConfig) -> int:
     architecture = _architecture(key, folder, config)
     found = {name: shape for file in _weight_files(key, folder) for name, shape in _read_shapes(key, file).items()}
     for name, shape in found.items():
-        wanted = architecture.shapes.get(name, shape)
+        wanted = architecture.stored.get(name, shape)
         if wanted != shape:
             raise ConfigError(
                 f"{key}={folder}: {name} is {list(shape)} in the weights, but config.json makes it {list(wanted)}; "
@@ -50,11 +52,11 @@ def check_weights(key: str, folder: Path, config: PreTrainedConfig) -> int:
     missing = sorted(min(names) for names in architecture.tied if not names & found.keys())
     # Some architectures are stored under other names and converted while loading; only a folder without a single name of
     # its own is sure to lack what is missing.
-    if missing and found.keys() <= architecture.shapes.keys():
+    if missing and found.keys() <= architecture.stored.keys():
         raise ConfigError(
             f"{key}={folder}: the weights lack {missing[0]}{_and_more(len(missing))}; copy the folder again"
         )
-    return architecture.num_parameters
+    return architecture.parameters
 
 
 def _architecture(key: str, folder: Path, config: PreTrainedConfig) -> _Architecture:
@@ -74,9 +76,9 @@ def _architecture(key: str, folder: Path, config: PreTrainedConfig) -> _Architec
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)
     return _Architecture(
-        shapes={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        stored={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
+        parameters={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         tied=tuple(frozenset(group) for group in names.values()),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 
 
@@ -110,10 +112,15 @@ def _indexed_files(key: str, index: Path) -> list[str]:
         raise ConfigError(f"{key}: {index} is damaged ({type(error).__name__}); copy the folder again") from error
 
 
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor in a safetensors file. Raises OSError or SafetensorError."""
+    with safe_open(file, framework="pt") as tensors:  # pyright: ignore[reportGeneralTypeIssues]
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
 def _read_shapes(key: str, file: Path) -> dict[str, tuple[int, ...]]:
     try:
-        with safe_open(file, framework="pt") as tensors:  # pyright: ignore[reportGeneralTypeIssues]
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        return tensor_shapes(file)
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{key}: {file} is no sound safetensors file ({reason}); copy it again") from error

@@ -54,8 +54,13 @@ REWARDED = [
 CRITIC_FILES = ["critic_exp_avg.safetensors", "critic_exp_avg_sq.safetensors", "critic_master.safetensors"]
 
 
+SECRETS = {"WANDB_API_KEY": "planted-0123456789abcdef", "HF_TOKEN": "hf_planted0123456789"}
+"""In the environment of every run here."""
+
+
 def effopd(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "effopd", *arguments], capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "effopd", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | SECRETS)
 
 
 def effopd_ok(*arguments: str) -> str:
@@ -95,8 +100,19 @@ def files_of_last_checkpoint(run: Path, pattern: str) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    effopd_ok("train", *LOCAL, "num_steps=4", f"output_dir={run}")
+    done = effopd("train", *LOCAL, "num_steps=4", f"output_dir={run}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Beside the run, not in it.
+    run.with_name("output").write_text(done.stdout + done.stderr)
     return run
+
+
+def test_no_secret_of_the_environment_is_in_the_run_folder_or_in_what_was_printed(uninterrupted: Path) -> None:
+    files = [path for path in uninterrupted.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"config.yaml", "versions.json", "metrics.jsonl", "manifest.json"}
+    for path in [*files, uninterrupted.with_name("output")]:
+        content = path.read_bytes()
+        assert not [name for name, secret in SECRETS.items() if secret.encode() in content], path
 
 
 def test_a_run_writes_its_config_versions_metrics_triggers_evaluations_and_checkpoints(uninterrupted: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from effopd.checkpoints.snapshot import ReadShard, gather_snapshot
 from effopd.checkpoints.streaming import FileRecord
+from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
 
 PROGRESS_NAME = "learner.json"
@@ -34,6 +35,17 @@ class LearnerProgress:
     pre_jump_num_updates: int = 0
 
 
+def read_progress(directory: Path) -> LearnerProgress:
+    """Return the numbers that are not tensors. Raises CheckpointError naming the file."""
+    path = directory / PROGRESS_NAME
+    try:
+        content = json.loads(path.read_text())
+        kinds = tuple(ShardKind(kind) for kind in content["kinds"])
+        return LearnerProgress(**(content | {"kinds": kinds}))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: missing or damaged ({type(error).__name__}: {error})") from error
+
+
 def save_learner(
     directory: Path,
     *,
@@ -48,9 +60,3 @@ def save_learner(
     if any(critic_fragments):
         records += gather_snapshot(directory, critic_fragments, read, CRITIC_KINDS)
     return records
-
-
-def progress_from(content: dict[str, object]) -> LearnerProgress:
-    """Return the progress that was written as JSON. Raises KeyError, TypeError or ValueError when it was not."""
-    kinds = tuple(ShardKind(kind) for kind in content["kinds"])  # pyright: ignore[reportGeneralTypeIssues]
-    return LearnerProgress(**(content | {"kinds": kinds}))  # pyright: ignore[reportArgumentType]

@@ -140,6 +140,8 @@ def read_state(directory: Path) -> Checkpoint:
     expected = {entry.name for entry in fields(RunState)}
     if not isinstance(state, dict) or set(state) | _ADDED_LATER != expected or not isinstance(extra, dict):
         raise CheckpointError(f"{path}: the state must have exactly the fields {', '.join(sorted(expected))}")
+    if not all(number is None or isinstance(number, (int, float)) for number in state.values()):
+        raise CheckpointError(f"{path}: the state must be made of numbers, not {state}")
     if score is not None and not isinstance(score, (int, float)):
         raise CheckpointError(f"{path}: score={score} is not a number")
     return Checkpoint(directory=directory, state=RunState(**state), extra=extra, score=score)

@@ -116,12 +116,17 @@ def check_unchanged(run_dir: Path, records: Mapping[str, DataRecord]) -> None:
     path = run_dir / DATA_NAME
     if not path.is_file():
         return
-    before = json.loads(path.read_text())
+    try:
+        before = {name: (row["num_prompts"], row["fingerprint"]) for name, row in json.loads(path.read_bytes()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{path}: damaged ({type(error).__name__}: {error}); restore it, or remove it if the data is still the same"
+        ) from error
     changed = [
         f"{record.report.section}.path={record.report.path}: gives {record.report.num_prompts} prompts, not the "
-        f"{before[name]['num_prompts']} that the run began with; restore the file (and the tokenizer), or start a new run"
+        f"{before[name][0]} that the run began with; restore the file (and the tokenizer), or start a new run"
         for name, record in records.items()
-        if name in before and before[name]["fingerprint"] != record.fingerprint
+        if name in before and before[name][1] != record.fingerprint
     ]
     if changed:
         raise DataError("\n".join(changed))

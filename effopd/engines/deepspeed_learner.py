@@ -17,7 +17,7 @@ from torch.nn import functional
 from effopd.algorithms.build import Algorithm, TrainsCritic
 from effopd.algorithms.opd_full import policy_reverse_kl
 from effopd.algorithms.policy_output import PolicyOutput
-from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, LearnerProgress
+from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, LearnerProgress, read_progress
 from effopd.checkpoints.snapshot import OF_ALL_PARAMETERS, snapshot_path
 from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, Dtype, LearnerConfig
 from effopd.data.collate import align, collate
@@ -33,7 +33,7 @@ from effopd.engines.policy_module import (
     load_causal_lm,
     output_head,
 )
-from effopd.engines.shard_files import read_fragments, read_progress
+from effopd.engines.shard_files import read_fragments
 from effopd.engines.sharded_model import ShardedModel
 from effopd.engines.trigger import Trigger
 from effopd.errors import ConfigError

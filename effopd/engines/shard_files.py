@@ -1,6 +1,5 @@
 """Reading this rank's fragments out of checkpoint files that hold whole tensors."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,19 +8,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from effopd.checkpoints.learner_state import PROGRESS_NAME, LearnerProgress, progress_from
 from effopd.checkpoints.snapshot import snapshot_path
 from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
-
-
-def read_progress(directory: Path) -> LearnerProgress:
-    """Return the numbers that are not tensors. Raises CheckpointError naming the file."""
-    path = directory / PROGRESS_NAME
-    try:
-        return progress_from(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: missing or damaged ({type(error).__name__}: {error})") from error
 
 
 def read_fragments(directory: Path, kind: ShardKind, fragments: Sequence[Fragment]) -> Iterator[tuple[str, Tensor]]:
