@@ -1,4 +1,4 @@
-"""The `effopd` command: `train`, `eval`, `plan`, `compare`, `export` and `completion`.
+"""The `effopd` command: `train`, `eval`, `doctor`, `plan`, `compare`, `export` and `completion`.
 
 Whatever a person can get wrong on a command line is said in one line per mistake on standard error, before torch, Ray or
 vLLM are imported. Exit codes: 0 done; 2 a wrong setting or data file, and a plan that does not fit; 1 any other error of
@@ -33,10 +33,15 @@ commands:
   plan        memory and time of a run:     effopd plan experiment=qwen3_4b_grpo --device h100
   compare     tables and figures of runs:   effopd compare <run> <run> --output <folder>
   export      a model folder from a run:    effopd export <run> --output <folder>
+  doctor      what would go wrong:          effopd doctor experiment=toy_effopd
   completion  tab completion:               eval "$(effopd completion bash)"
 
 `effopd <command> --help` says more.
 """
+
+
+DOCTOR_DEFAULT = "experiment=toy_effopd"
+"""What `effopd doctor` looks at when it is told nothing: all of it is shipped, so only the machine can be wrong."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,6 +103,31 @@ def _evaluate(arguments: list[str]) -> int:
         evaluate(config)
 
     return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, start)
+
+
+def _doctor(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="effopd doctor",
+        usage="effopd doctor [options] [group=choice ...] [key=value ...]",
+        description="Check installation, models, disk and the rest for the run that these arguments of `effopd train` "
+        f"describe (default: {DOCTOR_DEFAULT}). Exit code 0 when nothing is wrong, else 2.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("overrides", nargs="*", help="group=choice or key=value, as for effopd train")
+    parser.add_argument("--engines", action="store_true", help="also start samplers and learners, and publish once")
+    parser.add_argument("--json", action="store_true", help="print a list of findings as JSON")
+    parser.add_argument("-cd", "--config-dir", type=Path, metavar="FOLDER", help="take further YAML files from here")
+    options = parser.parse_intermixed_args(arguments)
+    overrides = [_expand_home(argument) for argument in options.overrides or [DOCTOR_DEFAULT]]
+    with open_configs(options.config_dir) as configs:
+        (job,) = training_jobs(configs, overrides, False)
+    from effopd.doctor.examination import examine  # noqa: PLC0415
+    from effopd.doctor.report import write_json, write_text  # noqa: PLC0415
+    from effopd.launch import start  # noqa: PLC0415
+
+    findings = examine(job.config, start if options.engines else None)
+    is_sound = write_json(findings, sys.stdout) if options.json else write_text(findings, sys.stdout)
+    return 0 if is_sound else 2
 
 
 def _run_app(
@@ -332,5 +362,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "compare": _compare,
     "export": _export,
+    "doctor": _doctor,
     "completion": _completion,
 }

@@ -21,6 +21,7 @@ from effopd.data.given_responses import GivenResponses, read_responses
 from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.data.report import check_unchanged, write_records
+from effopd.doctor.examination import require_sound_machine
 from effopd.errors import CheckpointError, ConfigError
 from effopd.gathering import gather
 from effopd.inputs import EvalSetPrompts, RunInputs, read_eval_sets, read_eval_teacher, read_inputs, read_student
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 def train(config: RunConfig) -> None:
     """Run `effopd train`. Raises EffOPDError with one message for the person who typed it."""
     inputs = read_inputs(config)
+    require_sound_machine(inputs.student, config)
     run_dir = run_folder(config)
     if config.resume is not None:
         check_unchanged(run_dir, inputs.data_records)

@@ -28,7 +28,7 @@ def candidates(line: str, commands: Sequence[str], groups: Mapping[str, Sequence
     word = words[-1]
     if len(words) == 2:
         return sorted(command for command in commands if command.startswith(word))
-    if len(words) < 2 or words[1] not in ("train", "eval", "plan"):
+    if len(words) < 2 or words[1] not in ("train", "eval", "doctor", "plan"):
         return []
     key, equals, _ = word.partition("=")
     if equals:
