@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+
 from effopd.config.schema import DebugMode, RunConfig
 from effopd.doctor.finding import Finding, failed, guarded, passed, skipped
 from effopd.inputs import RunInputs, read_inputs
@@ -63,8 +65,9 @@ def check_replicas(sampler: Sampler, prompt: Prompt, config: RunConfig) -> Findi
     )
     rollouts = sampler.preview(sampler.generate(request, FIRST), len(copies))
     # The first token alone: rounding may turn a tie between two tokens, and what follows is another text then.
-    logprobs = [rollout.rollout_logprobs[0].item() for rollout in rollouts]
-    gap, tolerance = max(logprobs) - min(logprobs), canary_tolerance(config.rollout.dtype, config.rollout.dtype)
+    logprobs = torch.stack([rollout.rollout_logprobs[0] for rollout in rollouts])
+    gap = (logprobs.max() - logprobs.min()).item()  # NaN if any of them is
+    tolerance = canary_tolerance(config.rollout.dtype, config.rollout.dtype)
     if not gap <= tolerance:
         return failed(
             REPLICAS,
