@@ -1,4 +1,4 @@
-"""The `effopd` command: `train`, `eval`, `doctor`, `plan`, `compare`, `export` and `completion`.
+"""The `effopd` command: `train`, `eval`, `doctor`, `plan`, `study`, `compare`, `export` and `completion`.
 
 Whatever a person can get wrong on a command line is said in one line per mistake on standard error, before torch, Ray or
 vLLM are imported. Exit codes: 0 done; 2 a wrong setting or data file, and a plan that does not fit; 1 any other error of
@@ -20,6 +20,7 @@ from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training
 from effopd.config.keys import nearest
 from effopd.config.register import Configs, open_configs, to_yaml
 from effopd.config.schema import RunConfig
+from effopd.config.study import STUDY_KEYS, read_study, study_names
 from effopd.errors import ConfigError, DataError, EffOPDError
 from effopd.plan.command import print_plan
 from effopd.plan.hardware import GPUS, Cluster
@@ -31,6 +32,7 @@ commands:
   train       train a student:              effopd train experiment=toy_effopd
   eval        score a model:                effopd eval experiment=toy_opd model.path=<folder>
   plan        memory and time of a run:     effopd plan experiment=qwen3_4b_grpo --device h100
+  study       a grid of runs:               effopd study reduced --workers 2
   compare     tables and figures of runs:   effopd compare <run> <run> --output <folder>
   export      a model folder from a run:    effopd export <run> --output <folder>
   doctor      what would go wrong:          effopd doctor experiment=toy_effopd
@@ -280,6 +282,37 @@ def _shape(text: str) -> tuple[str, str]:
     return path, like
 
 
+def _study(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="effopd study",
+        usage="effopd study <study> [options] [key=value ...]",
+        description="Run every method with every learning rate and seed on every task, and report what each needs to a "
+        "common target: study.json, study.md, study.png. What is finished is skipped, what was interrupted is resumed.",
+    )
+    parser.add_argument("study", help=f"a YAML file, or one of {', '.join(study_names())}")
+    parser.add_argument(
+        "overrides", nargs="*", help=f"a setting of the study ({', '.join(STUDY_KEYS)}), or of all of its runs"
+    )
+    parser.add_argument("--output", type=Path, help="folder of runs and report; default: runs/studies/<name>")
+    parser.add_argument("--workers", type=_num_workers, default=1, help="processes, which share the cores; default: 1")
+    parser.add_argument("--report", action="store_true", help="run nothing; report on the runs that are finished")
+    options = parser.parse_intermixed_args(arguments)
+    with open_configs() as configs:
+        study = read_study(configs, options.study, [_expand_home(argument) for argument in options.overrides])
+    output = options.output or Path("runs", "studies", study.settings.name)
+    from effopd.study.execute import report_study, run_study  # noqa: PLC0415
+
+    failures = [] if options.report else run_study(study, output, options.workers, _report)
+    sys.stdout.write(report_study(study, output, failures))
+    return 1 if failures else 0
+
+
+def _num_workers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes, 1 or more")
+    return int(text)
+
+
 def _compare(arguments: list[str]) -> int:
     parser = _Parser(
         prog="effopd compare",
@@ -360,6 +393,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _evaluate,
     "plan": _plan,
+    "study": _study,
     "compare": _compare,
     "export": _export,
     "doctor": _doctor,

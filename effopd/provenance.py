@@ -1,12 +1,16 @@
 """What a run ran on: versions, source, platform, command line. Never the environment, which may hold secrets."""
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+import torch
 
 from effopd.durable import replace_file
 from effopd.errors import DataError
@@ -84,3 +88,32 @@ def _git(directory: Path, *arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What a machine computes with."""
+
+    processor: str
+    num_cores: int
+    """That this process may use."""
+    memory_gib: int
+    gpus: tuple[str, ...]
+
+
+def this_machine() -> Hardware:
+    """Return the hardware of this process."""
+    return Hardware(
+        processor=_processor(),
+        num_cores=len(os.sched_getaffinity(0)),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        gpus=tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())),
+    )
+
+
+def _processor() -> str:
+    """Return the name of the processor; `platform` knows only its architecture on Linux."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from effopd.config.keys import (
 )
 from effopd.config.overrides import Override
 from effopd.config.schema import EvalSetConfig, RunConfig
+from effopd.config.study_schema import StudyConfig
 from effopd.durable import replace_file
 from effopd.errors import ConfigError
 
@@ -47,6 +49,9 @@ _PREFIXES = {
     OverrideType.FORCE_ADD: "++",
     OverrideType.DEL: "~",
 }
+
+STUDIES = "study"
+"""The folder of what `effopd study` runs: no group, for no run is composed from it."""
 
 ConfigStore.instance().store(name="run_config", node=RunConfig)
 
@@ -74,7 +79,7 @@ class Configs:
         names: dict[str, set[str]] = {}
         for file in files:
             group, _, name = file.with_suffix("").as_posix().partition("/")
-            if name and not name.startswith("_"):
+            if name and group != STUDIES and not name.startswith("_"):
                 names.setdefault(group, set()).add(name)
         return {group: sorted(names[group]) for group in sorted(names)}
 
@@ -194,6 +199,23 @@ def read_tree(path: Path, changes: Mapping[str, object]) -> dict[str, object]:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from error
     return _tree(config)
+
+
+def read_study_config(path: Path, changes: Mapping[str, object]) -> StudyConfig:
+    """The study in a YAML file, some of its settings changed. Raises ConfigError with one line, naming the file."""
+    names = [entry.name for entry in fields(StudyConfig)]
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(StudyConfig), OmegaConf.load(path))
+        for key, value in changes.items():
+            OmegaConf.update(config, key, value, merge=not isinstance(value, list))
+        return OmegaConf.to_object(config)  # pyright: ignore[reportReturnType]
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        key = error.full_key or ""
+        raise ConfigError(f"{path}: unknown key {key}{nearest(key, names)}; there are {', '.join(names)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
 
 
 def _is_of_an_eval_set(argument: str) -> bool:

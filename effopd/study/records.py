@@ -1,0 +1,157 @@
+"""A finished run in plain numbers: its smoothed score against what it had spent, and its triggers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+from effopd.config.study import Cell
+from effopd.curves import RunCurve, read_curve
+from effopd.errors import DataError
+from effopd.jsonl import read_rows
+from effopd.tracking import EVAL_NAME, EXTRAPOLATION_NAME
+
+_ROUNDING = 1e-9
+"""A score this close below a level has reached it: averages of decimal fractions are not exact."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPoint:
+    """One evaluation, and what the run had spent by then."""
+
+    steps: int
+    generated_tokens: int
+    """For training and gate."""
+    learner_tokens: int
+    """Response tokens that the learner was trained on: the generated ones without those of the gate."""
+    seconds: float
+    """Of training, gate included: start-up, evaluation and saving left out."""
+    score: float
+    """Smoothed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """One thing that a run spends."""
+
+    key: str
+    """In `study.json`."""
+    label: str
+    of: Callable[[ScoredPoint], float]
+
+
+COSTS = (
+    Cost(key="steps", label="steps", of=attrgetter("steps")),
+    Cost(key="generated_tokens", label="generated tokens", of=attrgetter("generated_tokens")),
+    Cost(key="learner_tokens", label="learner tokens", of=attrgetter("learner_tokens")),
+    Cost(key="seconds", label="seconds", of=attrgetter("seconds")),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OraclePoint:
+    """One candidate of an audit's line search."""
+
+    step_size: float
+    reverse_kl: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What an evaluation far larger than the gate's says of one trigger. Reverse KL in nats per response token."""
+
+    num_prompts: int
+    accuracy_before: float
+    accuracy_after: float
+    """Of the weights that the trigger settled on: those before it, where it refused."""
+    reverse_kl_before: float
+    reverse_kl_after: float
+    oracle: tuple[OraclePoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """One trigger of a run."""
+
+    step: int
+    accepted_step_size: float
+    """0 when the jump was refused."""
+    seconds: float
+    audit: Audit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRun:
+    """One finished run."""
+
+    cell: Cell
+    points: tuple[ScoredPoint, ...]
+    """In order of step, from step 0 to the end of the budget."""
+    triggers: tuple[Trigger, ...] = ()
+    curve: RunCurve | None = None
+    """As `compare` sees it, for figures; None for curves made by hand."""
+
+    @property
+    def base_score(self) -> float:
+        """Before training."""
+        return self.points[0].score
+
+    @property
+    def final_score(self) -> float:
+        return self.points[-1].score
+
+    @property
+    def best_score(self) -> float:
+        """The highest that the run ever reached."""
+        return max(point.score for point in self.points)
+
+    def first_at(self, level: float) -> ScoredPoint | None:
+        """Return the first evaluation with at least this score; None where there is none. Nothing is interpolated."""
+        return next((point for point in self.points if point.score >= level - _ROUNDING), None)
+
+
+def read_run(folder: Path, cell: Cell) -> StudyRun:
+    """Return the run in a folder. Raises ConfigError or DataError naming it and what is wrong."""
+    curve = read_curve(folder)
+    rows = read_rows(folder / EVAL_NAME)
+    path = folder / EXTRAPOLATION_NAME
+    triggers = read_rows(path) if path.exists() else []
+    try:
+        return StudyRun(
+            cell=cell,
+            points=tuple(
+                ScoredPoint(
+                    steps=point.step,
+                    generated_tokens=point.num_tokens,
+                    learner_tokens=point.num_tokens - row["tokens"]["total_gate"],
+                    seconds=point.seconds,
+                    score=point.ema_score,
+                )
+                for point, row in zip(curve.points, rows, strict=True)
+            ),
+            triggers=tuple(
+                Trigger(
+                    step=row["step"],
+                    accepted_step_size=row["accepted_step_size"],
+                    seconds=row["seconds"],
+                    audit=_audit(row["audit"]) if row.get("audit") else None,
+                )
+                for row in triggers
+            ),
+            curve=curve,
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(f"run {folder}: a record lacks a field that every run writes ({error})") from error
+
+
+def _audit(row: Mapping) -> Audit:
+    return Audit(
+        num_prompts=row["num_prompts"],
+        accuracy_before=row["accuracy_before"],
+        accuracy_after=row["accuracy_after"],
+        reverse_kl_before=row["reverse_kl_before"],
+        reverse_kl_after=row["reverse_kl_after"],
+        oracle=tuple(
+            OraclePoint(step_size=one["step_size"], reverse_kl=one["reverse_kl"]) for one in row.get("oracle") or ()
+        ),
+    )
