@@ -385,7 +385,8 @@ def _completion(arguments: list[str]) -> int:
         sys.stdout.write(BASH)
         return 0
     with open_configs() as configs:
-        sys.stdout.writelines(f"{word}\n" for word in candidates(options.line, tuple(COMMANDS), configs.choices()))
+        found = candidates(options.line, tuple(COMMANDS), configs.choices(), study_names())
+    sys.stdout.writelines(f"{word}\n" for word in found)
     return 0
 
 

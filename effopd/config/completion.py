@@ -19,17 +19,21 @@ complete -o nospace -o default -F _effopd_complete effopd
 """
 
 
-def candidates(line: str, commands: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+def candidates(
+    line: str, commands: Sequence[str], groups: Mapping[str, Sequence[str]], studies: Sequence[str]
+) -> list[str]:
     """What the last word of `line` can become, sorted; empty where a file name is wanted.
 
-    `groups` maps every group to its files. Example: `effopd train accelerate=k` gives `["accelerate=kl_gated"]`.
+    `groups` maps every group to its files, `studies` are those that `effopd study` knows by name. Example: `effopd train accelerate=k` gives `["accelerate=kl_gated"]`.
     """
     words = line.split(" ")
     word = words[-1]
     if len(words) == 2:
         return sorted(command for command in commands if command.startswith(word))
-    if len(words) < 2 or words[1] not in ("train", "eval", "doctor", "plan"):
+    if len(words) < 2 or words[1] not in ("train", "eval", "doctor", "plan", "study"):
         return []
+    if words[1] == "study" and len(words) == 3:
+        return sorted(study for study in studies if study.startswith(word))
     key, equals, _ = word.partition("=")
     if equals:
         values = groups[key] if key in groups else choices_of(SETTINGS[key]) if key in SETTINGS else []

@@ -8,10 +8,10 @@ from effopd.config.schema import RunConfig
 from effopd.config.study import Study
 from effopd.study.folders import Progress, look_at, require_same_settings
 from effopd.study.lock import locked
+from effopd.study.orders import Order, Outcome
 from effopd.study.progress import Eta, progress_line
 from effopd.study.queue import run_orders, threads_per_worker
 from effopd.study.report import Failure, write_report
-from effopd.study.worker import Order, Outcome
 
 RUNS_NAME = "runs"
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from effopd.study.worker import Outcome
+from effopd.study.orders import Outcome
 
 
 def progress_line(done: int, total: int, label: str, outcome: Outcome, seconds_left: float) -> str:

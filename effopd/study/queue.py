@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from effopd.study.worker import Order, Outcome, work
+from effopd.study.orders import Order, Outcome
+from effopd.study.worker import work
 
 _MAX_DEATHS = 2
 """Workers that a cell may kill before it is given up."""
@@ -40,10 +41,18 @@ def threads_per_worker(num_workers: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // num_workers)
 
 
-def run_orders(orders: Sequence[Order], num_workers: int, on_outcome: Callable[[Outcome], None]) -> None:
-    """Carry out all orders, calling `on_outcome` for each as it ends, in whatever order that is."""
+def run_orders(
+    orders: Sequence[Order],
+    num_workers: int,
+    on_outcome: Callable[[Outcome], None],
+    target: Callable[[Connection], None] = work,
+) -> None:
+    """Carry out all orders, calling `on_outcome` for each as it ends, in whatever order that is.
+
+    `target` is what a worker process runs.
+    """
     queue = _Queue(waiting=deque(orders))
-    workers = [_start_worker(num_workers) for _ in range(min(num_workers, len(orders)))]
+    workers = [_start_worker(target, num_workers) for _ in range(min(num_workers, len(orders)))]
     try:
         for worker in workers:
             _give_next(worker, queue)
@@ -54,7 +63,7 @@ def run_orders(orders: Sequence[Order], num_workers: int, on_outcome: Callable[[
                 outcome = _answer(worker) if worker.pipe in ready else None
                 if worker.process.sentinel in ready:
                     outcome = _bury(worker, queue) or outcome
-                    workers[position] = worker = _start_worker(num_workers)
+                    workers[position] = worker = _start_worker(target, num_workers)
                 if worker.order is None:
                     _give_next(worker, queue)
                 if outcome is not None:
@@ -64,13 +73,13 @@ def run_orders(orders: Sequence[Order], num_workers: int, on_outcome: Callable[[
             _stop(worker)
 
 
-def _start_worker(num_workers: int) -> _Worker:
+def _start_worker(target: Callable[[Connection], None], num_workers: int) -> _Worker:
     # Spawned: a forked copy of a process that has loaded torch is not safe. Thread pools are sized when torch loads.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads_per_worker(num_workers))
-    process = context.Process(target=work, args=(theirs,), name="effopd-study-worker")
+    process = context.Process(target=target, args=(theirs,), name="effopd-study-worker")
     process.start()
     theirs.close()
     return _Worker(process=process, pipe=ours)

@@ -13,41 +13,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from effopd.config.schema import RunConfig
 from effopd.curves import read_curve
 from effopd.durable import replace_file
 from effopd.errors import EffOPDError
 from effopd.launch import train
 from effopd.study.folders import ERROR_NAME, LOG_NAME, Finish, Progress, clear, is_trained, look_at, mark_finished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """One run to make."""
-
-    number: int
-    """Of the cell, in the study."""
-    folder: Path
-    config: RunConfig
-    num_workers: int
-    """That share the machine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of an order."""
-
-    number: int
-    score: float | None = None
-    """The final smoothed score."""
-    error: str | None = None
-    """In one line; None for a run that finished."""
-    seconds: float
-    """Wall-clock time, start-up included."""
+from effopd.study.orders import Order, Outcome
 
 
 def work(orders: Connection) -> None:

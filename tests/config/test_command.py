@@ -118,7 +118,9 @@ def test_effopd_alone_lists_the_commands(effopd, arguments):
     outcome = effopd(*arguments)
     assert outcome.code == 0
     assert not [
-        name for name in ("train", "eval", "plan", "compare", "export", "completion") if name not in outcome.stdout
+        name
+        for name in ("train", "eval", "doctor", "plan", "study", "compare", "export", "completion")
+        if name not in outcome.stdout
     ]
 
 

@@ -8,7 +8,7 @@ from effopd.config.build import build_config
 from effopd.config.check import training_violations
 from effopd.config.jobs import evaluation_jobs, training_jobs
 from effopd.config.keys import SECTIONS
-from effopd.config.register import configs_folder, open_configs
+from effopd.config.register import STUDIES, configs_folder, open_configs
 from effopd.config.schema import (
     AcceptRule,
     AnchorRule,
@@ -27,7 +27,9 @@ EXPERIMENTS = sorted(
     if file.stem.startswith(("demo_", "toy_"))  # the others are recipes: test_recipes.py
 )
 GROUP_CHOICES = sorted(
-    f"{file.parent.name}={file.stem}" for file in configs_folder().glob("*/*.yaml") if file.parent.name != "experiment"
+    f"{file.parent.name}={file.stem}"
+    for file in configs_folder().glob("*/*.yaml")
+    if file.parent.name not in ("experiment", STUDIES)
 )
 
 
@@ -68,7 +70,7 @@ def test_presets_pass_the_checks(choice):
 
 def test_every_group_is_a_section_of_the_schema():
     groups = {file.parent.name for file in configs_folder().glob("*/*.yaml")}
-    assert groups - {"experiment", "scale"} <= SECTIONS
+    assert groups - {"experiment", "scale", STUDIES} <= SECTIONS
 
 
 @pytest.mark.parametrize("root", ["train", "eval"])
