@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +20,9 @@ from effopd.figures import COLOURS, LINE_STYLES
 from effopd.study.records import COSTS, Cost, StudyRun
 from effopd.study.statistics import Group, TaskResult
 
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_SPREAD = 0.5
+"""Part of the distance between two learning rates over which the methods are spread at each."""
 _LOW_SHARE = 0.1
 """The conservative learning rate of the lower panels, in parts of the baseline's best: the nearest that there is."""
 _STEPS, _SECONDS = (next(cost for cost in COSTS if cost.key == key) for key in ("steps", "seconds"))
@@ -64,7 +66,7 @@ def _draw_task(panels, task: TaskResult, runs: Sequence[StudyRun], style: _Style
     low = min(rates, key=lambda lr: abs(math.log(lr / (_LOW_SHARE * task.target.best_lr))))
     rows = (
         ("each method's best learning rate", task.best_lrs),
-        (f"learning rate {written_lr(low)}", dict.fromkeys(methods, low)),
+        (f"learning rate {written_lr(low)}, next to a tenth of the best", dict.fromkeys(methods, low)),
     )
     for row, (title, lrs) in enumerate(rows):
         for column, cost in enumerate((_STEPS, _SECONDS)):
@@ -100,12 +102,13 @@ def _draw_curves(panel: Axes, runs: Sequence[StudyRun], cost: Cost, style: _Styl
 def _draw_costs(panel: Axes, task: TaskResult, cost: Cost, style: _Style, methods: Sequence[str]) -> None:
     """Draw a cost to the target against the learning rate. Where most seeds are censored, a hollow marker at the budget."""
     rates = sorted({group.lr for group in task.groups})
+    gap = min((after / before for before, after in pairwise(rates)), default=2.0)
     for position, method in enumerate(methods):
         groups = [group for group in task.groups if group.method == method]
         # A little apart, so that markers at one learning rate do not hide each other.
-        shift = 1.05 ** (position - (len(methods) - 1) / 2)
+        shift = gap ** (_SPREAD * (position / max(1, len(methods) - 1) - 0.5))
         colour = style.colour(method)
-        reached = [group for group in groups if not math.isinf(group.to_target[cost.key].median)]
+        reached = [group for group in groups if math.isfinite(group.to_target[cost.key].median)]
         panel.plot(
             [group.lr * shift for group in reached],
             [group.to_target[cost.key].median for group in reached],
@@ -125,28 +128,20 @@ def _draw_costs(panel: Axes, task: TaskResult, cost: Cost, style: _Style, method
                 at = (group.lr * shift, _budget(task, group, cost))
                 panel.plot(*at, style.marker(method), color=colour, markersize=7, markerfacecolor="white")
     panel.set_xscale("log")
-    panel.set_yscale("log")
     panel.xaxis.set_major_locator(FixedLocator(rates))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda lr, _: written_lr(lr)))
-    panel.yaxis.set_minor_formatter(FuncFormatter(_count_label))
-    panel.yaxis.set_major_formatter(FuncFormatter(_count_label))
-    panel.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
+    panel.set_xlim(rates[0] / gap**0.6, rates[-1] * gap**0.6)
+    panel.set_ylim(bottom=0)
     panel.set_xlabel("learning rate")
     panel.set_ylabel(f"{cost.label} to target")
-    panel.set_title("hollow: most seeds do not reach the target", fontsize=10)
+    panel.set_title("hollow: at least half of the seeds end below the target", fontsize=10)
 
 
 def _budget(task: TaskResult, group: Group, cost: Cost) -> float:
     """Return what the runs of a group spent in all."""
     rows = [row for row in task.runs if (row.method, row.lr) == (group.method, group.lr)]
     return median(row.num_steps if cost is _STEPS else row.seconds for row in rows)
-
-
-def _count_label(value: float, _: object) -> str:
-    """Return a tick's label: only 1, 2 and 5 in a decade have one."""
-    leading = value / 10 ** math.floor(math.log10(value) + 1e-9)
-    return f"{value:,.0f}" if value >= 1 and min(abs(leading - digit) for digit in (1, 2, 5)) < 1e-6 else ""
 
 
 def _legend(block, style: _Style, methods: Sequence[str]) -> tuple[list, list[str]]:

@@ -37,12 +37,6 @@ def test_every_shipped_study_composes_and_passes_the_checks(name):
     assert study.runs
 
 
-def test_the_reduced_study_is_small_enough_for_half_an_hour():
-    # About 40 seconds each, two at a time, by the figures in README.
-    with open_configs() as configs:
-        assert len(read_study(configs, "reduced", []).runs) <= 80
-
-
 def test_a_study_is_every_combination_with_the_seeds_varying_slowest(read):
     study = read(SMALL)
     assert len(study.runs) == 16

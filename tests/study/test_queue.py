@@ -57,7 +57,7 @@ def kill_a_worker_once(mark):
 
 def test_a_study_survives_a_killed_worker_and_a_failing_cell_and_then_has_nothing_to_do(tmp_path, capfd):
     file, output = tmp_path / "study.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(STUDY))
+    file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     run = output / "runs/sums/vanilla/lr=1e-3/seed=0"
     killer = threading.Thread(target=kill_a_worker_once, args=(run / "checkpoints/step_000001",))
     killer.start()
