@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy import ndarray
 
 from effopd.config.study import written_lr
 from effopd.config.study_schema import StudyConfig
@@ -55,18 +56,24 @@ def plot_study(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: 
         block.suptitle(f"{task.task}: target {task.target.score:.3f}", fontweight="bold")
         panels = block.subplots(2, 3, squeeze=False)
         chosen = [run for run in runs if run.cell.task == task.task and run.cell.method in methods]
-        _draw_task(panels, task, chosen, style, methods)
+        _draw_task(panels, task, chosen, settings, style)
     handles, labels = _legend(blocks[0], style, methods)
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 7), frameon=False)
     figure.savefig(path, dpi=130)
 
 
-def _draw_task(panels, task: TaskResult, runs: Sequence[StudyRun], style: _Style, methods: Sequence[str]) -> None:
+def _draw_task(
+    panels: ndarray, task: TaskResult, runs: Sequence[StudyRun], settings: StudyConfig, style: _Style
+) -> None:
+    methods = settings.shown or list(settings.methods)
     rates = sorted({run.cell.lr for run in runs})
     low = min(rates, key=lambda lr: abs(math.log(lr / (_LOW_SHARE * task.target.best_lr))))
     rows = (
         ("each method's best learning rate", task.best_lrs),
-        (f"learning rate {written_lr(low)}, next to a tenth of the best", dict.fromkeys(methods, low)),
+        (
+            f"learning rate {written_lr(low)}, nearest to a tenth of {settings.vanilla}'s best",
+            dict.fromkeys(methods, low),
+        ),
     )
     for row, (title, lrs) in enumerate(rows):
         for column, cost in enumerate((_STEPS, _SECONDS)):
@@ -132,6 +139,7 @@ def _draw_costs(panel: Axes, task: TaskResult, cost: Cost, style: _Style, method
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda lr, _: written_lr(lr)))
     panel.set_xlim(rates[0] / gap**0.6, rates[-1] * gap**0.6)
+    panel.margins(y=0.08)
     panel.set_ylim(bottom=0)
     panel.set_xlabel("learning rate")
     panel.set_ylabel(f"{cost.label} to target")
@@ -144,7 +152,7 @@ def _budget(task: TaskResult, group: Group, cost: Cost) -> float:
     return median(row.num_steps if cost is _STEPS else row.seconds for row in rows)
 
 
-def _legend(block, style: _Style, methods: Sequence[str]) -> tuple[list, list[str]]:
+def _legend(block: SubFigure, style: _Style, methods: Sequence[str]) -> tuple[list, list[str]]:
     """Return an entry for every method, and for the target; drawn nowhere."""
     axes = block.axes[0]
     handles = [

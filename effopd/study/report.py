@@ -118,8 +118,8 @@ def study_markdown(result: StudyResult) -> str:
 
 _NOTES = """\
 Scores are moving averages over evaluations. Numbers are medians over seeds; in brackets the 95 % percentile bootstrap
-interval over seeds. A run is censored if it does not reach the target within its budget: it counts as infinite in a median
-(`>` is the budget). A ratio is of a seed to the same seed of the baseline, at the target, or, where one of the two is
+interval over seeds. A run is censored if it does not reach the target within its budget: it counts as infinite in a median,
+which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the target, or, where one of the two is
 censored, at the highest score that both reached (column "below"). Seconds leave out start-up, evaluation and saving. Harmful
 jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 
