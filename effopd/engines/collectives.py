@@ -1,7 +1,7 @@
 """Small reductions over all learner ranks. Every rank gets the same answer, bit for bit."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -14,11 +14,11 @@ def sum_over_ranks(*values: float, device: torch.device) -> list[float]:
     return tensor.tolist()
 
 
-def sum_over_lower_ranks(value: int) -> int:
-    """Return the sum of `value` over the ranks before this one."""
-    per_rank = [0] * dist.get_world_size()
-    dist.all_gather_object(per_rank, value)
-    return sum(per_rank[: dist.get_rank()])
+def names_of_all_ranks(names: Sequence[str]) -> list[str]:
+    """Return the names that any rank has, each once, sorted: in an order that does not depend on who has which."""
+    per_rank: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(per_rank, sorted(set(names)))
+    return sorted({name for rank_names in per_rank for name in rank_names})
 
 
 def max_over_ranks(value: int, device: torch.device) -> int:

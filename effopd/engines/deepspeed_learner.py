@@ -21,7 +21,7 @@ from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, Lear
 from effopd.checkpoints.snapshot import OF_ALL_PARAMETERS, snapshot_path
 from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, Dtype, LearnerConfig
 from effopd.data.collate import align, collate
-from effopd.engines.collectives import sum_named_over_ranks, sum_over_lower_ranks, sum_over_ranks
+from effopd.engines.collectives import names_of_all_ranks, sum_named_over_ranks, sum_over_ranks
 from effopd.engines.deepspeed_setup import gathered, init_deepspeed, resolve_device
 from effopd.engines.learning_rate import lr_at
 from effopd.engines.microbatches import MicroBatch, plan_micro_batches, split_rows
@@ -163,7 +163,8 @@ class DeepSpeedLearner:
         """Take the optimizer steps of one update on the rollouts of all ranks: `num_minibatches` times `num_epochs`.
 
         A gradient is that of the mean over all tokens (or sequences) of its mini-batch, whatever the number of ranks and
-        micro-batches. All responses to a prompt must be on one rank.
+        micro-batches; which prompts a mini-batch has depends on their names alone. All responses to a prompt must be on one
+        rank.
 
         Raises:
             GradientError: when one is not finite; what it was to change, the policy or the critic, is then as before.
@@ -173,8 +174,7 @@ class DeepSpeedLearner:
         batch = self._prepared(rollouts)
         lengths = [_length(scored.rollout) for scored in rollouts]
         prompt_ids = [scored.rollout.prompt_id for scored in rollouts]
-        first = sum_over_lower_ranks(len(set(prompt_ids)))
-        minibatches = split_rows(prompt_ids, self._algo.num_minibatches, first)
+        minibatches = split_rows(prompt_ids, self._algo.num_minibatches, names_of_all_ranks(prompt_ids))
         metrics: defaultdict[str, float] = defaultdict(float)
         num_steps = self._algo.num_epochs * len(minibatches)
         for rows in minibatches * self._algo.num_epochs:

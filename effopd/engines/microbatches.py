@@ -49,16 +49,16 @@ def plan_micro_batches(
     return plan
 
 
-def split_rows(prompt_ids: Sequence[str], num_minibatches: int, first: int = 0) -> list[list[int]]:
-    """Return the rows of each mini-batch, all rows of a prompt in one; prompts are dealt in turn.
+def split_rows(prompt_ids: Sequence[str], num_minibatches: int, all_prompt_ids: Sequence[str]) -> list[list[int]]:
+    """Return the rows of each mini-batch; `prompt_ids` says which prompt each row of this rank answers.
 
-    The first prompt goes to mini-batch `first`, modulo their number. When every rank begins where the rank before it
-    ended, the mini-batches of all ranks together differ by at most one prompt.
+    `all_prompt_ids`, the prompts of all ranks, each once and in the same order on every rank, are dealt to mini-batches in
+    turn. So a mini-batch is the same prompts however they are spread over ranks, and mini-batches differ by at most one.
     """
-    order = {prompt_id: index for index, prompt_id in enumerate(dict.fromkeys(prompt_ids), start=first)}
+    minibatch_of = {prompt_id: index % num_minibatches for index, prompt_id in enumerate(all_prompt_ids)}
     minibatches: list[list[int]] = [[] for _ in range(num_minibatches)]
     for row, prompt_id in enumerate(prompt_ids):
-        minibatches[order[prompt_id] % num_minibatches].append(row)
+        minibatches[minibatch_of[prompt_id]].append(row)
     return minibatches
 
 

@@ -20,11 +20,12 @@ STATE = ("master", "exp_avg", "exp_avg_sq")
 CRITIC = tuple(kind.value for kind in CRITIC_KINDS)
 # The 13 rollouts are 7 prompts of two samples, the last of one. Dealt in turn, prompts 0, 2, 4, 6 and 1, 3, 5:
 MINIBATCHES = ((0, 1, 4, 5, 8, 9, 12), (2, 3, 6, 7, 10, 11))
-# Ranks that begin where the rank before them ended see the same mini-batches, whatever their shares.
+# Prompts dealt to ranks in turn, as samplers deal them (`handles.split_by_prompt`): rank 0 of two has 0, 2, 4, 6, which is
+# one mini-batch, and rank 1 the other; rank 0 of three has 0, 3, 6.
 PARTS = {
     1: (tuple(range(13)),),
-    2: (tuple(range(6)), tuple(range(6, 13))),
-    3: (tuple(range(4)), tuple(range(4, 10)), tuple(range(10, 13))),
+    2: MINIBATCHES,
+    3: ((0, 1, 6, 7, 12), (2, 3, 8, 9), (4, 5, 10, 11)),
 }
 
 
@@ -80,8 +81,6 @@ def test_an_update_is_the_steps_that_a_plain_loop_takes_one_by_one(lab: Lab, alg
 @pytest.mark.parametrize("algo", ["grpo_in_two_steps", "ppo_in_two_steps"])
 @every_stage
 def test_any_number_of_ranks_takes_the_same_steps(lab: Lab, algo: str, world_size: int, stage: int) -> None:
-    # So it is for contiguous shares. Samplers deal prompts to ranks in turn; then the mini-batches are other prompts,
-    # as many, and there is nothing to compare.
     reference = lab.trained(1, 0, algo=algo, parts=PARTS[1])
     results = lab.trained(world_size, stage, algo=algo, parts=PARTS[world_size], max_tokens_per_microbatch=20)
     for kind in (*STATE, *(CRITIC if algo.startswith("ppo") else ())):
@@ -118,12 +117,11 @@ def test_the_learning_rate_falls_from_update_to_update_and_not_within_one(lab: L
 
 def test_prompts_are_dealt_to_mini_batches_in_turn_and_stay_whole() -> None:
     prompt_ids = ["a", "a", "b", "c", "c", "b", "d", "a"]
-    assert split_rows(prompt_ids, 2) == [[0, 1, 3, 4, 7], [2, 5, 6]]
-    assert split_rows(prompt_ids, 2, first=3) == [[2, 5, 6], [0, 1, 3, 4, 7]]
-    assert split_rows([], 2) == [[], []]
-    # Five ranks of three prompts: two mini-batches of 8 and 7, not of 10 and 5.
-    parts = [split_rows(["a", "b", "c"], 2, first=3 * rank) for rank in range(5)]
-    assert [sum(len(part[number]) for part in parts) for number in (0, 1)] == [8, 7]
+    assert split_rows(prompt_ids, 2, ["a", "b", "c", "d"]) == [[0, 1, 3, 4, 7], [2, 5, 6]]
+    # With a prompt of another rank before them, b and d are in the first mini-batch.
+    assert split_rows(prompt_ids, 2, ["_", "a", "b", "c", "d"]) == [[2, 5, 6], [0, 1, 3, 4, 7]]
+    assert split_rows([], 2, ["a"]) == [[], []]
+    assert split_rows(prompt_ids, 1, ["a", "b", "c", "d"]) == [list(range(8))]
 
 
 # The critic
