@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from effopd.errors import DataError
 from effopd.rewards.evalplus import Oracle, humaneval_oracle, mbpp_arguments, mbpp_oracle
+from effopd.rewards.evalplus_text import is_plus_text, read_plus_text
 from effopd.rewards.stdio_rows import read_cases
 
 _QUESTIONS = ("prompt", "question_content", "question", "problem")
@@ -25,23 +26,31 @@ class CodeTask:
 
 
 def humaneval(values: Mapping[str, object]) -> CodeTask:
-    """Return the task of a HumanEval row (`test`), or of a HumanEval+ or Mini row (`base_input`, `plus_input`, `atol`).
+    """Return the task of a HumanEval row (`test`), or of a HumanEval+ row: EvalPlus's own (`base_input`, `plus_input`,
+    `atol`) or the hub's (`test` with the plus tests), which are the same task.
 
     The prompt is the head of a function: its body alone is as good a response as the whole function.
     """
     prompt, entry_point = text_field(values, "prompt"), text_field(values, "entry_point")
     if values.get("base_input") is not None:
         oracle = humaneval_oracle(entry_point, prompt, text_field(values, "canonical_solution"))
-        return CodeTask(prompt, _against_reference(values, entry_point, oracle, _inputs(values), _stub(prompt)))
-    source = f"{text_field(values, 'test')}\n\ncheck({entry_point})\n"
+        return CodeTask(prompt, _against_reference(entry_point, oracle, _inputs(values), _atol(values), _stub(prompt)))
+    test = text_field(values, "test")
+    if is_plus_text(test):
+        plus = read_plus_text(test)
+        oracle = humaneval_oracle(entry_point, prompt, text_field(values, "canonical_solution"))
+        return CodeTask(prompt, _against_reference(entry_point, oracle, plus.inputs, plus.atol, _stub(prompt)))
+    source = f"{test}\n\ncheck({entry_point})\n"
     _parse(source, "test")
     return CodeTask(prompt, _asserts(source, [entry_point], [], _stub(prompt)))
 
 
 def mbpp(values: Mapping[str, object]) -> CodeTask:
-    """Return the task of an MBPP row (`test_list`; full or sanitized) or of an MBPP+ row (`base_input`, `plus_input`).
+    """Return the task of an MBPP row (`test_list`; full or sanitized), or of an MBPP+ row: EvalPlus's own (`base_input`,
+    `plus_input`) or the hub's (`test`, beside the `test_list` of MBPP), which are the same task.
 
-    The prompt of an MBPP row shows its tests, as in the paper (arXiv:2108.07732, section 3.1): they name the function.
+    The prompt of an MBPP row shows its tests, as in the paper (arXiv:2108.07732, section 3.1): they name the function. That of
+    an MBPP+ row shows the first of them, as EvalPlus has it.
     """
     if values.get("base_input") is not None:
         entry_point = text_field(values, "entry_point")
@@ -50,10 +59,13 @@ def mbpp(values: Mapping[str, object]) -> CodeTask:
             raise DataError(f"field 'task_id' is {values['task_id']!r}; an MBPP+ row has Mbpp/ and a number")
         oracle = mbpp_oracle(entry_point, text_field(values, "canonical_solution"))
         try:
-            inputs = mbpp_arguments(int(number), _inputs(values))
+            inputs = mbpp_arguments(int(number), _input_lists(values))
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(f"field 'base_input' or 'plus_input' does not fit task {number}: {error}") from error
-        return CodeTask(text_field(values, "prompt"), _against_reference(values, entry_point, oracle, inputs, ""))
+        tests = _against_reference(entry_point, oracle, repr(inputs), _atol(values), "")
+        return CodeTask(text_field(values, "prompt"), tests)
+    if values.get("test") is not None:
+        return _mbpp_plus_of_the_hub(values)
     tests = _texts(values, "test_list")
     imports = _texts(values, "test_imports") if values.get("test_imports") else []
     setup = text_field(values, "test_setup_code") if values.get("test_setup_code") else "\n".join(imports)
@@ -65,6 +77,13 @@ def mbpp(values: Mapping[str, object]) -> CodeTask:
     source = "\n".join([*names.imports, source])
     prompt = text + "\nYour code should pass these tests:\n\n" + "\n".join(tests) + "\n"
     return CodeTask(prompt, _asserts(source, names.functions, names.types, ""))
+
+
+def _mbpp_plus_of_the_hub(values: Mapping[str, object]) -> CodeTask:
+    plus = read_plus_text(text_field(values, "test"))
+    oracle = mbpp_oracle(plus.function, text_field(values, "code"))
+    prompt = f'"""\n{text_field(values, "prompt")}\n{_texts(values, "test_list")[0]}\n"""\n'
+    return CodeTask(prompt, _against_reference(plus.function, oracle, plus.inputs, plus.atol, ""))
 
 
 def _stub(prompt: str) -> str:
@@ -87,12 +106,8 @@ def _asserts(source: str, functions: list[str], types: list[str], prompt: str) -
     }
 
 
-def _against_reference(
-    values: Mapping[str, object], entry_point: str, oracle: Oracle, inputs: list[list], prompt: str
-) -> dict[str, object]:
-    atol = values.get("atol", 0)
-    if isinstance(atol, bool) or not isinstance(atol, int | float):
-        raise DataError(f"field 'atol' must be a number; it is {atol!r}")
+def _against_reference(entry_point: str, oracle: Oracle, inputs: str, atol: float, prompt: str) -> dict[str, object]:
+    """Return tests by a reference solution on `inputs`, a Python literal: a list of lists of arguments."""
     for source in oracle.references:
         _parse(source, "canonical_solution")
     return {
@@ -100,13 +115,24 @@ def _against_reference(
         "entry_point": entry_point,
         "references": oracle.references,
         "comparison": oracle.comparison,
-        "inputs": repr(inputs),
+        "inputs": inputs,
         "atol": atol,
         "prompt": prompt,
     }
 
 
-def _inputs(values: Mapping[str, object]) -> list[list]:
+def _atol(values: Mapping[str, object]) -> float:
+    atol = values.get("atol", 0)
+    if isinstance(atol, bool) or not isinstance(atol, int | float):
+        raise DataError(f"field 'atol' must be a number; it is {atol!r}")
+    return atol
+
+
+def _inputs(values: Mapping[str, object]) -> str:
+    return repr(_input_lists(values))
+
+
+def _input_lists(values: Mapping[str, object]) -> list[list]:
     """Return base and plus inputs, each a list of arguments; no plus inputs may be an empty dictionary, as in Mbpp/793."""
     inputs = []
     for field in ("base_input", "plus_input"):

@@ -190,6 +190,107 @@ def test_mbpp_plus_tasks_with_several_right_outputs(
     assert is_passed(response, mbpp_plus(999, entry_point, solution, [[1]])) == is_right
 
 
+PLUS_TEXT = """
+import numpy as np
+from math import inf
+
+def is_floats(x) -> bool:
+    if isinstance(x, float):
+        return True
+    return isinstance(x, (list, tuple)) and all(isinstance(i, float) for i in x)
+
+def assertion(out, exp, atol):
+    if atol == 0 and is_floats(exp):
+        atol = 1e-6
+    if out != exp:
+        np.testing.assert_allclose(out, exp, atol=atol)
+"""
+HUB_HUMANEVAL = {
+    "task_id": "HumanEval/900",
+    "prompt": "def add(a, b):\n    pass\n",
+    "entry_point": "add",
+    "canonical_solution": "    return a + b\n",
+    "test": PLUS_TEXT
+    + """
+def check(candidate):
+    inputs = [[1, -2], [0.1, 0.2], [(1,), (2,)], [inf, 1]]
+    results = [-1, 0.3, (1, 2), inf]
+    for i, (inp, exp) in enumerate(zip(inputs, results)):
+        assertion(candidate(*inp), exp, 0)
+""",
+}
+HUB_MBPP = {
+    "task_id": 900,
+    "prompt": "Write a function to add.",
+    "code": "def add(a, b):\n    return a + b",
+    "test_imports": [],
+    "test_list": ["assert add(1, 2) == 3"],
+    "test": PLUS_TEXT
+    + """
+inputs = [[1.5, 2], ((1,), (2,)), [1, 2j - 1]]
+results = [3.5, (1, 2), 2j]
+for i, (inp, exp) in enumerate(zip(inputs, results)):
+    assertion(add(*inp), exp, 0.5)
+""",
+}
+
+
+def test_rows_of_the_hubs_humaneval_plus_are_judged_by_their_plus_tests_without_numpy() -> None:
+    task = humaneval(HUB_HUMANEVAL)
+    assert is_passed("    return a + b", task)
+    assert is_passed("def add(a, b):\n    return a + b + (1e-9 if a == 0.1 else type(a)())", task)
+    assert not is_passed("def add(a, b):\n    return a + b if a != (1,) else None", task)
+
+
+def test_rows_of_the_hubs_mbpp_plus_are_judged_by_more_than_mbpp_s_tests() -> None:
+    task = mbpp(HUB_MBPP)
+    assert task.prompt == '"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n'
+    assert is_passed(HUB_MBPP["code"], task)
+    assert is_passed("def add(a, b):\n    return a + b if isinstance(a, tuple) else a + b + 0.25", task)
+    assert not is_passed("def add(a, b): return 3", task)
+    assert is_passed("def add(a, b): return 3", mbpp({**HUB_MBPP, "test": None}))
+
+
+def test_a_task_of_the_hubs_that_compares_with_a_reference_is_read_as_well() -> None:
+    text = (
+        PLUS_TEXT
+        + """
+def ref_func(a, b):
+    return a + b
+
+def check(candidate):
+    inputs = [[1, 2], [3, 4]]
+    for i, inp in enumerate(inputs):
+        assertion(candidate(*inp), ref_func(*inp), 0)
+"""
+    )
+    task = humaneval({**HUB_HUMANEVAL, "test": text})
+    assert is_passed("    return a + b", task) and not is_passed("    return 3", task)
+
+
+def test_a_polynomials_root_is_judged_by_its_value_in_the_hubs_form_too() -> None:
+    prompt = "def poly(xs, x):\n    return xs[0] + xs[1] * x\n\ndef find_zero(xs):\n    pass\n"
+    text = """
+import math
+def _poly(xs, x):
+    return sum(coeff * math.pow(x, i) for i, coeff in enumerate(xs))
+
+def check(candidate):
+    inputs = [[[1, 2]], [[-6, 3]]]
+    results = [-0.5, 2.0]
+    for i, (inp, exp) in enumerate(zip(inputs, results)):
+        assert _poly(*candidate(*inp), inp) <= 0.0001
+"""
+    row = {
+        "prompt": prompt,
+        "entry_point": "find_zero",
+        "canonical_solution": "    return -xs[0] / xs[1]\n",
+        "test": text,
+    }
+    assert is_passed("    return -xs[0] / xs[1] + 1e-6", humaneval(row))
+    assert not is_passed("    return 2.0", humaneval(row))
+
+
 CASES = {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}
 ADD = "print(sum(map(int, input().split())))"
 
@@ -271,7 +372,12 @@ def test_a_pickle_that_would_run_something_is_read_and_not_run(tmp_path: Path) -
         (humaneval, {"prompt": "def f(x):\n", "entry_point": "f"}, "test"),
         (humaneval, {"prompt": "def f(", "entry_point": "f", "test": "def check(c): pass"}, "prompt"),
         (humaneval, {"prompt": "def f(x):\n", "entry_point": "f", "test": "def check("}, "test"),
-        (humaneval, {"prompt": "def f(x):\n", "entry_point": "f", "test": "import numpy as np"}, "numpy"),
+        (humaneval, {"prompt": "def f(x):\n", "entry_point": "f", "test": "import numpy as np"}, "eval.sets.<name>.path="),
+        (humaneval, {**HUB_HUMANEVAL, "test": PLUS_TEXT}, "HumanEvalPlus.jsonl.gz"),
+        (humaneval, {**HUB_HUMANEVAL, "test": HUB_HUMANEVAL["test"].replace("-2]", "open('x')]")}, "plain values"),
+        (humaneval, {**HUB_HUMANEVAL, "test": HUB_HUMANEVAL["test"] + "("}, "HumanEvalPlus.jsonl.gz"),
+        (mbpp, {**HUB_MBPP, "test": "assert add(1, 2) == 3"}, "MbppPlus.jsonl.gz"),
+        (mbpp, {**HUB_MBPP, "test": "inputs = []\nfor inp in inputs:\n    assertion(add(*inp), 3, 0)"}, "not empty"),
         (humaneval, {"prompt": "def f(x):\n", "entry_point": "f", "test": "from scipy.stats import norm"}, "scipy"),
         (humaneval, {**SMALL[3], "canonical_solution": None}, "canonical_solution"),
         (humaneval, {**SMALL[3], "canonical_solution": "    return ("}, "canonical_solution"),
