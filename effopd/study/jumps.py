@@ -3,21 +3,14 @@
 Every trigger says whether it accepted. Whether that was right only an audit can say: a larger evaluation of the weights
 before and after, and of other step sizes along the same line, which a run makes when it is told to.
 
-**Harmful** is a jump that was accepted although the audit's reverse KL is higher after it than before, by more than noise:
+**Harmful** is a jump that was accepted although the audit's reverse KL is higher after it than before, by more than noise: the
+mean over prompts of each prompt's change exceeds 1.645 of its standard errors, the one-sided 5 % point. **Harmful by accuracy**
+is the same for a fall of the accuracy. Prompts and sampling seeds are shared by both sides.
 
-    reverse_kl_after − reverse_kl_before > 1.645 · sqrt((reverse_kl_before² + reverse_kl_after²) / num_prompts)
-
-The right-hand side is the one-sided 5 % point of the difference of two independent means over `num_prompts` responses, each
-response's reverse KL per token varying about as much as its mean (coefficient of variation 1; the audit does not record it).
-At 1,024 prompts that is a rise of about 7 %. The two sides of an audit share their prompts, so the true noise is smaller
-and a jump that is called harmful is so with more confidence. **Harmful by accuracy** is the same for a fall of the accuracy,
-with the binomial variances p(1 − p) in place of the squares.
-
-**Regret** is the audit's reverse KL after the trigger minus the lowest along the line: of the oracle's step sizes, of no
-step, and of the one taken. Never negative.
+**Regret** is the audit's reverse KL after the trigger minus the lowest along the line: of the audit's grid, of no step, and of
+the one taken. Never negative.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +38,7 @@ class JumpRecord:
     false_accept_upper_bound: float | None
     """One-sided 95 %, Clopper-Pearson."""
     num_searched: int
-    """Triggers, refused ones too, whose audit has an oracle."""
+    """Audited triggers, refused ones too."""
     mean_regret: float | None
     """Nats per response token."""
     lost_share: float | None
@@ -56,10 +49,10 @@ def judge(triggers: Sequence[Trigger]) -> JumpRecord:
     """Return what the records of triggers say of them."""
     accepted = [trigger for trigger in triggers if trigger.accepted_step_size > 0]
     audits = [trigger.audit for trigger in accepted if trigger.audit is not None]
-    searched = [trigger.audit for trigger in triggers if trigger.audit is not None and trigger.audit.oracle]
+    searched = [trigger.audit for trigger in triggers if trigger.audit is not None]
     num_harmful = sum(map(is_harmful, audits))
-    regrets = [regret(audit) for audit in searched]
-    possible = sum(audit.reverse_kl_before - lowest(audit) for audit in searched)
+    regrets = [audit.regret for audit in searched]
+    possible = sum(audit.possible_gain for audit in searched)
     return JumpRecord(
         num_triggers=len(triggers),
         num_accepted=len(accepted),
@@ -77,21 +70,11 @@ def judge(triggers: Sequence[Trigger]) -> JumpRecord:
 
 def is_harmful(audit: Audit) -> bool:
     """Return whether the reverse KL rose by more than noise; see the module."""
-    squares = audit.reverse_kl_before**2 + audit.reverse_kl_after**2
-    return audit.reverse_kl_after - audit.reverse_kl_before > _QUANTILE * math.sqrt(squares / audit.num_prompts)
+    return audit.reverse_kl_change > _QUANTILE * audit.reverse_kl_change_error
 
 
 def is_harmful_by_accuracy(audit: Audit) -> bool:
-    """Return whether the accuracy fell by more than noise."""
-    variances = sum(value * (1 - value) for value in (audit.accuracy_before, audit.accuracy_after))
-    return audit.accuracy_before - audit.accuracy_after > _QUANTILE * math.sqrt(variances / audit.num_prompts)
-
-
-def lowest(audit: Audit) -> float:
-    """Return the lowest reverse KL that anything along the line would have had."""
-    return min(audit.reverse_kl_before, audit.reverse_kl_after, *(point.reverse_kl for point in audit.oracle))
-
-
-def regret(audit: Audit) -> float:
-    """Return how much lower the reverse KL could have been."""
-    return audit.reverse_kl_after - lowest(audit)
+    """Return whether the accuracy fell by more than noise; False where nothing verifies."""
+    if audit.accuracy_change is None or audit.accuracy_change_error is None:
+        return False
+    return -audit.accuracy_change > _QUANTILE * audit.accuracy_change_error

@@ -10,6 +10,7 @@ from effopd.curves import RunCurve, read_curve
 from effopd.errors import DataError
 from effopd.jsonl import read_rows
 from effopd.tracking import EVAL_NAME, EXTRAPOLATION_NAME
+from effopd.types import TriggerKind
 
 _ROUNDING = 1e-9
 """A score this close below a level has reached it: averages of decimal fractions are not exact."""
@@ -49,24 +50,20 @@ COSTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OraclePoint:
-    """One candidate of an audit's line search."""
-
-    step_size: float
-    reverse_kl: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What an evaluation far larger than the gate's says of one trigger. Reverse KL in nats per response token."""
+    """What an evaluation far larger than the gate's says of one trigger, on prompts of its own. Changes are those from the
+    weights before it to those that it settled on, paired by prompt; reverse KL is in nats per response token."""
 
-    num_prompts: int
-    accuracy_before: float
-    accuracy_after: float
-    """Of the weights that the trigger settled on: those before it, where it refused."""
-    reverse_kl_before: float
-    reverse_kl_after: float
-    oracle: tuple[OraclePoint, ...] = ()
+    reverse_kl_change: float
+    reverse_kl_change_error: float
+    """Standard error over prompts; likewise the next but one."""
+    accuracy_change: float | None
+    """None where nothing verifies; likewise the next."""
+    accuracy_change_error: float | None
+    regret: float
+    """Reverse KL settled on, minus the lowest along the line."""
+    possible_gain: float
+    """Reverse KL before the trigger, minus the lowest along the line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +134,7 @@ def read_run(folder: Path, cell: Cell) -> StudyRun:
                     audit=_audit(row["audit"]) if row.get("audit") else None,
                 )
                 for row in triggers
+                if row["kind"] in (TriggerKind.SEARCH, TriggerKind.UNGATED)
             ),
             curve=curve,
         )
@@ -145,13 +143,14 @@ def read_run(folder: Path, cell: Cell) -> StudyRun:
 
 
 def _audit(row: Mapping) -> Audit:
+    points = {point["step_size"]: point for point in row["points"]}
+    settled = points[row["settled_step_size"]]
+    lowest = points[row["oracle_step_size"]]["reverse_kl_per_token"]
     return Audit(
-        num_prompts=row["num_prompts"],
-        accuracy_before=row["accuracy_before"],
-        accuracy_after=row["accuracy_after"],
-        reverse_kl_before=row["reverse_kl_before"],
-        reverse_kl_after=row["reverse_kl_after"],
-        oracle=tuple(
-            OraclePoint(step_size=one["step_size"], reverse_kl=one["reverse_kl"]) for one in row.get("oracle") or ()
-        ),
+        reverse_kl_change=settled["reverse_kl_change"],
+        reverse_kl_change_error=settled["reverse_kl_change_error"],
+        accuracy_change=settled["accuracy_change"],
+        accuracy_change_error=settled["accuracy_change_error"],
+        regret=row["regret"],
+        possible_gain=points[0.0]["reverse_kl_per_token"] - lowest,
     )

@@ -1,7 +1,7 @@
 """Runs made of a few numbers."""
 
 from effopd.config.study import Cell
-from effopd.study.records import Audit, OraclePoint, ScoredPoint, StudyRun, Trigger
+from effopd.study.records import Audit, ScoredPoint, StudyRun, Trigger
 
 
 def run(method="vanilla", lr=1e-3, seed=0, scores=(0.4, 0.6, 0.8), seconds_per_step=2.0, task="sums", jumps=()):
@@ -26,12 +26,12 @@ def trigger(accepted=2.0, audit=None):
     return Trigger(step=8, accepted_step_size=accepted, seconds=1.0, audit=audit)
 
 
-def audit(before, after, oracle=(), num_prompts=1024, accuracy_before=0.5, accuracy_after=0.5):
+def audit(change, error=0.01, accuracy_change=0.0, accuracy_error=0.01, regret=0.0, possible_gain=0.0):
     return Audit(
-        num_prompts=num_prompts,
-        accuracy_before=accuracy_before,
-        accuracy_after=accuracy_after,
-        reverse_kl_before=before,
-        reverse_kl_after=after,
-        oracle=tuple(OraclePoint(step_size=size, reverse_kl=value) for size, value in oracle),
+        reverse_kl_change=change,
+        reverse_kl_change_error=error,
+        accuracy_change=accuracy_change,
+        accuracy_change_error=accuracy_error,
+        regret=regret,
+        possible_gain=possible_gain,
     )
