@@ -97,6 +97,18 @@ def function_tests(expected: list[str]) -> dict[str, object]:
     return humaneval({"prompt": "def pick(x):\n", "entry_point": "pick", "test": test}).tests
 
 
+def forgiving_tests(expected: list[str]) -> dict[str, object]:
+    """Return tests with a bare `except:` around honest work, which only an exception raised from outside could end."""
+    test = (
+        "def check(candidate):\n    right = False\n"
+        f"    assert candidate(0) in ('', {expected[0]!r})\n"
+        "    try:\n        for _ in range(3 * 10**6):\n            pass\n"
+        f"        right = candidate(1) == {expected[1]!r}\n"
+        "    except:\n        right = True\n    assert right\n"
+    )
+    return humaneval({"prompt": "def pick(x):\n", "entry_point": "pick", "test": test}).tests
+
+
 def program_tests(expected: list[str]) -> dict[str, object]:
     cases = {"inputs": [f"{number}\n" for number in range(NUM_ANSWERS)], "outputs": expected}
     return stdio({"prompt": "Print the answer.", "input_output": cases}).tests
@@ -105,8 +117,8 @@ def program_tests(expected: list[str]) -> dict[str, object]:
 @pytest.mark.parametrize(("name", "source"), PROGRAMS, ids=[name.replace(" ", "_") for name, _ in PROGRAMS])
 def test_an_attack_earns_nothing_and_leaves_the_host_unharmed(name: str, source: str, host: Host) -> None:
     before = process_namespaces()
-    make_tests = function_tests if name.startswith("function: ") else program_tests
-    assert not judge(host.fill_in(source), make_tests(answers()), LIMITS).is_passed
+    make_tests = {"function": function_tests, "interrupted": forgiving_tests, "program": program_tests}
+    assert not judge(host.fill_in(source), make_tests[name.partition(":")[0]](answers()), LIMITS).is_passed
     assert_unharmed(host, before)
 
 

@@ -3,10 +3,15 @@
 Its own text goes on the command line; everything else comes through standard input, whose rest is the program's.
 """
 
+import _signal  # signal itself takes enum along
 import marshal
 import os
 import resource
 import sys
+
+# Process 1 gets those signals only for which it has a handler, and Python's own for SIGINT would let the untrusted program
+# raise KeyboardInterrupt in the middle of a test.
+_signal.signal(_signal.SIGINT, _signal.SIG_IGN)
 
 
 def _receive(size):
