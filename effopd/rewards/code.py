@@ -14,7 +14,7 @@ from pathlib import Path
 
 from effopd.errors import DataError
 from effopd.rewards.guest.values import encode
-from effopd.rewards.sandbox import Limits, compile_inside, run
+from effopd.rewards.sandbox import Limits, compile_inside, require_sandbox, run
 
 TESTS_KEY = "code_tests"
 _FENCE = "```"
@@ -29,6 +29,15 @@ class Verdict:
 
     is_passed: bool
     reason: str
+
+
+def start_worker() -> None:
+    """Refuse a machine without a sandbox before anything else starts, and compile the judge, at no answer's expense.
+
+    Raises ConfigError, with the remedy.
+    """
+    require_sandbox()
+    _guest_bytecode()
 
 
 def verify(response: str, answer: str, metadata: Mapping[str, object]) -> float:

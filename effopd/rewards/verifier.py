@@ -48,6 +48,8 @@ def start_verifier(name: str) -> VerifierFunction:
     if start_worker is not None:
         try:
             start_worker()
+        except ConfigError as error:
+            raise ConfigError(f"data.verifier={name}: {error}") from error
         except Exception as error:  # likewise
             raise ConfigError(
                 f"data.verifier={name}: {module_name}.start_worker() raises {type(error).__name__}: {error}; correct it"

@@ -196,6 +196,17 @@ def test_a_module_that_kills_its_worker_is_refused_with_its_last_words(
         pool.start()
 
 
+def test_a_machine_without_a_sandbox_is_refused_when_the_pool_of_the_code_verifier_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with VerifierPool("effopd.rewards.code:verify", 1, LONG) as pool, pytest.raises(ConfigError) as raised:
+        pool.start()
+    message = str(raised.value)
+    assert message.startswith("data.verifier=effopd.rewards.code:verify: ") and "apt-get install bubblewrap" in message
+    assert "\n" not in message
+
+
 def test_metadata_that_json_does_not_know_is_converted() -> None:
     metadata = {
         "count": numpy.int64(3),
