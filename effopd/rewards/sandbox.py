@@ -43,11 +43,12 @@ class Limits:
     wall_seconds: float = 20.0
     cpu_seconds: int = 10
     address_space_bytes: int = 2**30
+    """Of one process. Nothing bounds the sum but `num_processes`: a program of functions has at most three of its own, 3 GiB."""
     file_bytes: int = 2**24
     disk_bytes: int = 2**24
     """Size of /tmp, the only folder that can be written to."""
-    num_processes: int = 8
-    """Processes and threads at a time, the judge's two or three included."""
+    num_processes: int = 4
+    """Processes and threads at a time, the judge's one or two included: room for the program and a thread beside it."""
     num_open_files: int = 64
     output_bytes: int = 2**20
     """Standard output that is kept; a program that writes more is killed."""

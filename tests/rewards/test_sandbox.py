@@ -190,6 +190,13 @@ def test_every_limit_holds(source: str, error: str) -> None:
     assert error in run(source, limits=limits).stderr.decode()
 
 
+def test_all_processes_of_a_sandbox_together_have_at_most_4_gib_by_default() -> None:
+    limits = Limits()
+    assert limits.num_processes * limits.address_space_bytes <= 2**32
+    source = "import os\nfor _ in range(9): os.fork() or os.read(0, 1)"
+    assert "Resource temporarily unavailable" in run(source).stderr.decode()
+
+
 def test_the_process_limit_counts_each_sandbox_alone() -> None:
     source = (
         "import os, time\nfor _ in range(3): os.fork() or (time.sleep(1), os._exit(0))\nprint('forked', flush=True)"
