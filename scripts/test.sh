@@ -10,4 +10,4 @@ ruff check .
 ruff format --check .
 lint-imports
 pyright
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile "$@"   # a file stays together, for its fixtures are engines
