@@ -89,7 +89,7 @@ MISTAKES = [
     (f"{TOY} --resolve", ["--resolve", "--cfg job"]),
     (f"{TOY} --cfg job --package learnr", ["--package=learnr", "did you mean learner?"]),
     (f"{TOY} --config-dir nowhere", ["--config-dir=nowhere", "no such folder"]),
-    ("tran", ["tran", "train, eval, compare, export", "did you mean train?"]),
+    ("tran", ["tran", "train, eval, plan, compare, export", "did you mean train?"]),
     ("compare", ["RUN", "effopd compare --help"]),
     ("compare nowhere --output out", ["nowhere", "no such folder"]),
     ("compare nowhere --output out --target high", ["high", "auto"]),
