@@ -15,6 +15,7 @@ from effopd.checkpoints.learner_state import save_learner
 from effopd.checkpoints.streaming import FileRecord
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, RunConfig
+from effopd.config.verifier_time import seconds_per_answer
 from effopd.engines.build import SamplerEngine, build_learner, build_sampler
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.deepspeed_setup import resolve_device
@@ -268,7 +269,7 @@ def start_verifiers(config: RunConfig) -> dict[str, LocalVerifier]:
     """
     verifiers = {}
     for name in verifier_names(config):
-        pool = VerifierPool(name, config.data.verifier_workers, config.data.verifier_seconds)
+        pool = VerifierPool(name, config.data.verifier_workers, seconds_per_answer(config, name))
         pool.start()
         verifiers[name] = LocalVerifier(pool)
     return verifiers

@@ -15,6 +15,7 @@ from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, Device, RunConfig
+from effopd.config.verifier_time import seconds_per_answer
 from effopd.handles import to_train_on
 from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles, max_model_len
@@ -173,9 +174,12 @@ def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
 
 
 def verifier_specs(config: RunConfig) -> list[ActorSpec]:
-    settings = (config.data.verifier_workers, config.data.verifier_seconds)
     return [
-        ActorSpec(name=verifier_actor_name(name), actor_class=VerifierActor, arguments=(name, *settings))
+        ActorSpec(
+            name=verifier_actor_name(name),
+            actor_class=VerifierActor,
+            arguments=(name, config.data.verifier_workers, seconds_per_answer(config, name)),
+        )
         for name in verifier_names(config)
     ]
 

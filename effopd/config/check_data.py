@@ -8,6 +8,7 @@ from effopd.config.evaluation import EvalSet, evaluation_sets, verifier_names
 from effopd.config.keys import nearest, written
 from effopd.config.schema import ACCURACY_GATES, DataConfig, RunConfig
 from effopd.config.source_schema import CODE_SCHEMAS, RowSchema, SourceConfig
+from effopd.config.verifier_time import SANDBOX_SECONDS_IN_ALL, is_code_verifier
 
 TOY_TASKS = ("programs", "sums")
 FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -152,6 +153,12 @@ def _verifiers(config: RunConfig, sets: Iterable[EvalSet]) -> Iterator[str]:
             value = getattr(config.data, name)
             if value != getattr(_DATA_DEFAULTS, name):
                 yield f"{shown(f'data.{name}', value)}: has no effect with data.verifier=null; {_EXAMPLE_VERIFIER}"
+    seconds, code_verifiers = config.data.verifier_seconds, [*filter(is_code_verifier, verifier_names(config))]
+    if code_verifiers and seconds is not None and seconds < SANDBOX_SECONDS_IN_ALL:
+        yield (
+            f"{shown('data.verifier_seconds', seconds)} and {code_verifiers[0]}: the code sandbox itself may take "
+            f"{SANDBOX_SECONDS_IN_ALL:.0f} s, and right answers would score 0; leave it out, or give at least that"
+        )
     for one in sets:
         if one.verifier is None:
             own = "" if one.section == "eval" else f" (or {one.section}.verifier)"

@@ -440,8 +440,9 @@ class DataConfig(SourceConfig):
     """More training prompts than this are kept in a temporary file, not in memory; the same prompts in the same order."""
     verifier_workers: int = 2
     """Processes that call each verifier side by side, in training and evaluation."""
-    verifier_seconds: float = 10.0
-    """Wall-clock time for one answer; one that takes longer scores 0."""
+    verifier_seconds: float | None = None
+    """Wall-clock time for one answer; one that takes longer scores 0. Null: 10, and for code what its sandbox allows itself,
+    10 s a test and 60 s for all of a task's, with what starting and ending take; see `effopd/config/verifier_time.py`."""
 
     def __post_init__(self) -> None:
         check_source(self, "data")
@@ -449,7 +450,11 @@ class DataConfig(SourceConfig):
             self.verifier_workers >= 1, "data.verifier_workers", self.verifier_workers, "must be at least 1", "try 2"
         )
         require(
-            self.verifier_seconds > 0, "data.verifier_seconds", self.verifier_seconds, "must be positive", "try 10.0"
+            self.verifier_seconds is None or self.verifier_seconds > 0,
+            "data.verifier_seconds",
+            self.verifier_seconds,
+            "must be positive",
+            "use null for 10 s, and more for code",
         )
         require(
             self.stream_above_rows >= 1,

@@ -56,11 +56,12 @@ def verify(response: str, answer: str, metadata: Mapping[str, object]) -> float:
 
 def judge(response: str, tests: Mapping[str, object], limits: Limits | None = None) -> Verdict:
     """Return the verdict on the code in the response. `tests` is `CodeTask.tests`."""
-    nonce = secrets.token_hex(16)
+    nonce, limits = secrets.token_hex(16), Limits() if limits is None else limits
     head = {
         "source": extract_code(response),
         "prompt": tests.get("prompt", ""),
         "is_stdio": tests["kind"] == "stdio",
+        "seconds_per_test": limits.seconds_per_test,
     }
     # Two messages: the judge forks the program's process after the first and before it reads the second.
     stdin = b"".join(_message(part) for part in (head, (nonce, dict(tests))))

@@ -19,12 +19,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from effopd.config.verifier_time import (
+    SANDBOX_SECONDS,
+    SANDBOX_SECONDS_PER_TEST,
+    SANDBOX_SECONDS_TO_END,
+    SANDBOX_SECONDS_TO_START,
+)
 from effopd.errors import ConfigError
 from effopd.rewards.seccomp import filter_program
 
 UNPRIVILEGED_ID = 65534
-SECONDS_TO_START = 60.0
-SECONDS_TO_END = 5.0
 MAX_ERROR_BYTES = 2**14
 
 _PREFERRED_PYTHON = Path("/usr/bin/python3")
@@ -40,8 +44,11 @@ _REMEDY = (
 class Limits:
     """What one program may use. Times are seconds; the processor time, memory and files are per process."""
 
-    wall_seconds: float = 20.0
-    cpu_seconds: int = 10
+    wall_seconds: float = SANDBOX_SECONDS
+    """For everything together, tests included."""
+    seconds_per_test: float = SANDBOX_SECONDS_PER_TEST
+    """For one call of the program, or one run of it, and for loading it; the judge holds it to that."""
+    cpu_seconds: int = int(SANDBOX_SECONDS)
     address_space_bytes: int = 2**30
     """Of one process. Nothing bounds the sum but `num_processes`: a program of functions has at most three of its own, 3 GiB."""
     file_bytes: int = 2**24
@@ -134,7 +141,7 @@ def _converse(process: "subprocess.Popen[bytes]", payload: bytes, limits: Limits
     """Feed the payload, collect the output, stop at the deadline or at the cap."""
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     stdout, stderr, unsent = bytearray(), bytearray(), memoryview(payload)
-    deadline = time.monotonic() + SECONDS_TO_START
+    deadline = time.monotonic() + SANDBOX_SECONDS_TO_START
     is_started = is_overtime = False
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdin, selectors.EVENT_WRITE)
@@ -170,7 +177,7 @@ def _converse(process: "subprocess.Popen[bytes]", payload: bytes, limits: Limits
         _kill(process)
     exit_code = process.wait()
     if not is_started:
-        reason = _text(stderr) or f"nothing happened within {SECONDS_TO_START:.0f} s"
+        reason = _text(stderr) or f"nothing happened within {SANDBOX_SECONDS_TO_START:.0f} s"
         raise ConfigError(f"bubblewrap is installed, but a sandbox does not start ({reason}); {_REMEDY}")
     return SandboxResult(
         stdout=bytes(stdout[1 : limits.output_bytes + 1]),
@@ -201,7 +208,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         for child in children.read_text().split():
             os.kill(int(child), signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_END)
+            process.wait(SANDBOX_SECONDS_TO_END)
     process.kill()
 
 

@@ -75,6 +75,10 @@ VIOLATIONS = [
     ({"data.verifier": None, **ACCURACY}, ["accelerate.gate=accuracy", "data.verifier=null"]),
     ({"data.verifier": None, "eval.path": "some/prompts"}, ["eval.path=some/prompts", "data.verifier=null"]),
     ({"data.verifier": None, "data.verifier_workers": 3}, ["data.verifier_workers=3", "data.verifier=null"]),
+    (
+        {"data.verifier": "effopd.rewards.code:verify", "data.verifier_seconds": 60.0},
+        ["data.verifier_seconds=60.0", "effopd.rewards.code:verify", "95 s"],
+    ),
     ({"data.enable_thinking": True}, ["data.enable_thinking=true", "data.apply_chat_template=true"]),
     ({"model.chat_template": "x.jinja", "data.apply_chat_template": True}, ["x.jinja", "no such file"]),
     ({"data.answer_pattern": "("}, ["data.answer_pattern=(", "not a regular expression"]),

@@ -4,10 +4,13 @@ import threading
 
 import pytest
 
+from effopd.config.schema import RunConfig
+from effopd.config.verifier_time import SANDBOX_SECONDS_TO_END, SANDBOX_SECONDS_TO_START, seconds_per_answer
 from effopd.errors import DataError
 from effopd.rewards.code import extract_code, judge, verify
 from effopd.rewards.code_tasks import humaneval, stdio
 from effopd.rewards.guest.values import decode, encode
+from effopd.rewards.sandbox import Limits
 
 
 def function_tests(asserts: str, prompt: str = "def f(*arguments):\n") -> dict[str, object]:
@@ -220,6 +223,27 @@ def test_methods_of_class_solution_are_found() -> None:
     assert judge(source, tests).is_passed
     assert judge("def add(a, b):\n    return a + b", tests).is_passed
     assert not judge("def add(a, b):\n    return a - b", tests).is_passed
+
+
+def test_every_test_has_time_of_its_own_and_all_together_have_a_limit_too() -> None:
+    source, tests = "import time\ntime.sleep(0.4)\nprint(1)", program_tests([""] * 4, ["1"] * 4)
+    # Four tests of 0.4 s are 1.6 s and more.
+    assert judge(source, tests, Limits(seconds_per_test=1.5, wall_seconds=30)).is_passed
+    assert "out of time in one test" in judge(source, tests, Limits(seconds_per_test=0.3, wall_seconds=30)).reason
+    assert judge(source, tests, Limits(seconds_per_test=1.5, wall_seconds=1)).reason == "out of time"
+    endless, asserts = "def f(x):\n    while True: pass", function_tests("candidate(1)")
+    assert "out of time in one test" in judge(endless, asserts, Limits(seconds_per_test=0.3)).reason
+
+
+def test_the_pool_waits_for_the_sandbox_and_other_verifiers_have_ten_seconds() -> None:
+    config, limits = RunConfig(), Limits()
+    allowed = seconds_per_answer(config, "effopd.rewards.code:verify")
+    assert allowed > SANDBOX_SECONDS_TO_START + limits.wall_seconds + SANDBOX_SECONDS_TO_END
+    # 40 tests of half a second are 20 s, in one process where they are calls of a function.
+    assert 20 < limits.cpu_seconds <= limits.wall_seconds and limits.seconds_per_test < limits.wall_seconds
+    assert seconds_per_answer(config, "effopd.rewards.math:verify") == 10
+    config.data.verifier_seconds = 200.0
+    assert seconds_per_answer(config, "effopd.rewards.code:verify") == 200
 
 
 def test_verify_returns_one_or_zero() -> None:

@@ -1,6 +1,8 @@
 """Messages over pipes: eight bytes of length, then as many bytes."""
 
 import os
+import select
+import time
 
 MAX_MESSAGE_BYTES = 2**24
 
@@ -25,9 +27,20 @@ def receive(descriptor, max_bytes=MAX_MESSAGE_BYTES):
     return _read(descriptor, size)
 
 
-def _read(descriptor, size):
+def receive_within(descriptor, seconds):
+    """Return a message that is whole within `seconds`. Raises Closed like `receive`, and TimeoutError."""
+    deadline = time.monotonic() + seconds
+    size = int.from_bytes(_read(descriptor, 8, deadline), "little")
+    if size > MAX_MESSAGE_BYTES:
+        raise Closed(f"a message of {size} bytes")
+    return _read(descriptor, size, deadline)
+
+
+def _read(descriptor, size, deadline=None):
     parts, left = [], size
     while left:
+        if deadline is not None and not select.select([descriptor], (), (), max(0, deadline - time.monotonic()))[0]:
+            raise TimeoutError("out of time in one test")
         part = os.read(descriptor, min(left, 2**20))
         if not part:
             raise Closed("the pipe is closed")

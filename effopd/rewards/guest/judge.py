@@ -34,7 +34,7 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # tests may print
     program = decode(receive(0, MAX_TESTS_BYTES), _no_reference)
     _preload(program["source"] + program["prompt"])
-    remote = fork_with_pipes(lambda requests, replies: _serve(program, requests, replies))
+    remote = fork_with_pipes(lambda requests, replies: _serve(program, requests, replies), program["seconds_per_test"])
     if remote is None:
         return
     # From here on there is something to hide: the process that runs the program was made before.

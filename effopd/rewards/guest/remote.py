@@ -2,7 +2,7 @@
 
 import os
 
-from effopd.rewards.guest.frames import receive, send
+from effopd.rewards.guest.frames import receive_within, send
 from effopd.rewards.guest.values import decode, encode
 
 
@@ -11,10 +11,10 @@ class Failed(Exception):
 
 
 class Remote:
-    """The process that runs the judged program, reached over two pipes."""
+    """The process that runs the judged program, reached over two pipes; every reply must come within `seconds`."""
 
-    def __init__(self, requests, replies):
-        self._requests, self._replies = requests, replies
+    def __init__(self, requests, replies, seconds):
+        self._requests, self._replies, self._seconds = requests, replies, seconds
 
     def expect_loaded(self):
         self._receive(Opaque)
@@ -45,7 +45,7 @@ class Remote:
     def run(self, stdin):
         """Return whether the program ended well on this standard input, and what it printed."""
         send(self._requests, stdin.encode())
-        reply = receive(self._replies)
+        reply = receive_within(self._replies, self._seconds)
         return reply[:1] == b"1", reply[1:].decode("utf-8", "replace")
 
     def _request(self, kind, *request):
@@ -53,7 +53,7 @@ class Remote:
         return self._receive(kind)
 
     def _receive(self, kind):
-        is_ok, result, changed = decode(receive(self._replies), lambda number: kind(self, number))
+        is_ok, result, changed = decode(receive_within(self._replies, self._seconds), lambda number: kind(self, number))
         if is_ok is not True:
             raise Failed(result)
         return result, changed
@@ -106,7 +106,7 @@ def _update(ours, theirs):
         ours.update(theirs)
 
 
-def fork_with_pipes(serve):
+def fork_with_pipes(serve, seconds):
     """Return the Remote of a new process that runs `serve(requests, replies)`, cut off from this one's input and output."""
     request_end, requests = os.pipe()
     replies, reply_end = os.pipe()
@@ -121,4 +121,4 @@ def fork_with_pipes(serve):
         return None
     os.close(request_end)
     os.close(reply_end)
-    return Remote(requests, replies)
+    return Remote(requests, replies, seconds)
