@@ -26,8 +26,9 @@ class RowSchema(StrEnum):
     always in the same way, and the answer is the letter."""
     humaneval = "humaneval"
     mbpp = "mbpp"
+    """With split=train and numbers in `task_id`, only tasks 601 to 974: MBPP's own file has test and training tasks both."""
     stdio = "stdio"
-    """Programs that read standard input and are judged by what they print."""
+    """Programs that read standard input and are judged by what they print, or functions, by what they return."""
 
 
 CODE_SCHEMAS = frozenset({RowSchema.humaneval, RowSchema.mbpp, RowSchema.stdio})
@@ -61,7 +62,7 @@ class SourceConfig:
     subset: str | None = None
     """Hub data sets with several configurations, e.g. `main` of openai/gsm8k."""
     split: str = "train"
-    """Hub data sets only."""
+    """Of hub data sets, and of MBPP's own file."""
     hub_files: str | None = None
     """Hub data sets only: a file or glob inside the repository, read instead of its splits, e.g. `test6.jsonl`."""
     num_rows: int | None = None

@@ -14,6 +14,9 @@ from effopd.data.schemas import Question, find_field, to_question
 from effopd.data.sources import read_rows
 from effopd.errors import DataError
 
+MBPP_TRAINING_TASKS = range(601, 975)
+"""By their numbers in MBPP's own file, whose other tasks are for testing, validation and prompts (arXiv:2108.07732)."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,6 +57,10 @@ def read_questions(source: SourceConfig, report: ReadReport) -> Iterator[tuple[s
 
 
 def _is_wanted(source: SourceConfig, row: Row) -> bool:
+    if source.schema is RowSchema.mbpp and source.split == "train":
+        task_id = row.values.get("task_id")
+        if isinstance(task_id, int) and task_id not in MBPP_TRAINING_TASKS:
+            return False
     if source.where is None:
         return True
     column, _, value = source.where.partition("=")

@@ -29,7 +29,7 @@ class ReadReport:
     path: str
     num_rows: int = 0
     num_left_out: int = 0
-    """By `where`."""
+    """By `where`, or as a test task of MBPP."""
     num_bad_rows: int = 0
     bad_row_reasons: list[str] = field(default_factory=list)
     """The first three."""

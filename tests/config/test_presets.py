@@ -6,6 +6,7 @@ import pytest
 
 from effopd.config.build import build_config
 from effopd.config.check import training_violations
+from effopd.config.evaluation import evaluation_sets
 from effopd.config.jobs import evaluation_jobs, training_jobs
 from effopd.config.keys import SECTIONS
 from effopd.config.register import STUDIES, configs_folder, open_configs
@@ -154,6 +155,16 @@ def test_the_evaluation_follows_the_data_unless_it_is_chosen():
     assert train_config("experiment=toy_opd", "data=toy_programs").eval.path == "toy:programs"
     assert train_config("experiment=toy_opd", "eval=none").eval.path is None
     assert train_config("experiment=toy_opd", "eval=toy_programs").eval.path == "toy:programs"
+
+
+def test_both_toy_tasks_can_be_evaluated_on_together():
+    config = train_config("experiment=toy_opd", "eval=toy")
+    assert training_violations(config) == []
+    sets = evaluation_sets(config)
+    assert {name: (one.source.path, one.verifier) for name, one in sets.items()} == {
+        "sums": ("toy:sums", "effopd.toy.verify:sums"),
+        "programs": ("toy:programs", "effopd.toy.verify:programs"),
+    }
 
 
 def test_own_models_and_prompts_replace_those_of_an_experiment(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from effopd.config.source_schema import BadRowPolicy, SourceConfig
+from effopd.config.source_schema import BadRowPolicy, RowSchema, SourceConfig
 from effopd.data.questions import read_questions
 from effopd.data.report import ReadReport
 from effopd.errors import DataError
@@ -47,6 +47,17 @@ def test_only_the_rows_that_where_names_are_used(tmp_path: Path) -> None:
     rows = [{"prompt": name, "extra": {"ability": name}} for name in ("code", "math", "code 2")]
     texts, report = read(tmp_path, rows, SourceConfig(answer_column=None, where="extra.ability = code"))
     assert (texts, report.num_left_out) == (["code"], 2)
+
+
+@pytest.mark.parametrize(("split", "kept"), [("train", [601, 974]), ("test", [11, 600, 601, 974])])
+def test_of_mbpps_own_file_only_the_training_tasks_are_trained_on(split: str, kept: list[int], tmp_path: Path) -> None:
+    rows = [
+        {"task_id": number, "text": f"Task {number}.", "code": "def f(): return 1", "test_list": ["assert f() == 1"]}
+        for number in (11, 600, 601, 974)
+    ]
+    texts, report = read(tmp_path, rows, SourceConfig(schema=RowSchema.mbpp, split=split))
+    assert [text.split("\n")[0] for text in texts] == [f"Task {number}." for number in kept]
+    assert report.num_left_out == 4 - len(kept)
 
 
 def test_duplicates_but_for_case_and_space_are_dropped_and_counted(tmp_path: Path) -> None:
