@@ -148,7 +148,7 @@ def read_curve(run: Path) -> RunCurve:
             settings=None if config is None else _settings(config),
             seed=None if config is None else config.seed,
             ema=ema,
-            jump_steps=tuple(row["step"] for row in triggers if row["accepted_step_size"] > 0),
+            jump_steps=tuple(row["step"] for row in triggers if row["accepted_step_size"] != 0),
             num_steps=metrics[-1]["step"] if metrics else 0,
             seconds=metrics[-1]["seconds"]["total_training"] if metrics else 0.0,
         )

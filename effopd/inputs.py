@@ -76,10 +76,13 @@ def read_inputs(config: RunConfig) -> RunInputs:
     )
     prompts = loaded.prompts
     record = DataRecord(report=loaded.report, fingerprint=data_fingerprint(prompts))
-    num_gate = 0 if config.accelerate.gate in (GateKind.none, GateKind.ungated) else config.accelerate.num_prompts
+    accelerate = config.accelerate
+    num_gate = 0 if accelerate.gate in (GateKind.none, GateKind.ungated) else accelerate.num_prompts
     held_out: tuple[Prompt, ...] = ()
-    if num_gate + config.accelerate.audit_prompts > 0:
-        held_out, prompts = hold_out(prompts, num_gate + config.accelerate.audit_prompts, config.seed)
+    if num_gate + accelerate.audit_prompts > 0:
+        asked = {"accelerate.num_prompts": num_gate, "accelerate.audit_prompts": accelerate.audit_prompts}
+        asked_by = " and ".join(f"{key}={count}" for key, count in asked.items() if count)
+        held_out, prompts = hold_out(prompts, num_gate + accelerate.audit_prompts, config.seed, asked_by)
     require_a_batch(prompts, config.rollout.prompts_per_step)
     return RunInputs(
         student=student,

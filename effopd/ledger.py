@@ -119,9 +119,8 @@ class Ledger:
 
     def restore(self, state: Mapping[str, Mapping[str, float]]) -> None:
         """Continue from what `state` returned in an earlier process. Time between the two is not counted."""
-        # A phase that an earlier version did not have took no time in it.
-        self._seconds = {phase: float(state["seconds"].get(phase, 0.0)) for phase in self._seconds}
-        self._tokens = {phase: int(state["tokens"].get(phase, 0)) for phase in self._tokens}
+        self._seconds = {phase: float(state["seconds"][phase]) for phase in self._seconds}
+        self._tokens = {phase: int(state["tokens"][phase]) for phase in self._tokens}
         self._step_start = dict(self._seconds)
         self._mark = None
 

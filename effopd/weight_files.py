@@ -42,9 +42,11 @@ def check_weights(key: str, folder: Path, config: PreTrainedConfig) -> Shapes:
     """
     architecture = _architecture(key, folder, config)
     found = {name: shape for file in _weight_files(key, folder) for name, shape in _read_shapes(key, file).items()}
+    # Quantised weights are packed into other shapes; transformers and vLLM unpack them.
+    is_packed = hasattr(config, "quantization_config")
     for name, shape in found.items():
         wanted = architecture.stored.get(name, shape)
-        if wanted != shape:
+        if wanted != shape and not is_packed:
             raise ConfigError(
                 f"{key}={folder}: {name} is {list(shape)} in the weights, but config.json makes it {list(wanted)}; "
                 "the two belong to different models: copy the folder again"
@@ -83,6 +85,9 @@ def _architecture(key: str, folder: Path, config: PreTrainedConfig) -> _Architec
 
 
 def _weight_files(key: str, folder: Path) -> list[Path]:
+    # In the order in which transformers looks.
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
     index = folder / INDEX_NAME
     if index.is_file():
         files = [folder / name for name in _indexed_files(key, index)]
@@ -93,8 +98,6 @@ def _weight_files(key: str, folder: Path) -> list[Path]:
                 "copy the folder again"
             )
         return files
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
         raise ConfigError(

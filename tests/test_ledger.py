@@ -74,15 +74,6 @@ def test_seconds_of_an_audit_move_out_of_the_gate_they_were_spent_in(clock):
     assert (ledger.training_seconds, ledger.total_seconds) == (2, 5)
 
 
-def test_a_ledger_of_a_version_with_fewer_phases_is_restored(clock):
-    state = Ledger(clock).state()
-    for totals in state.values():
-        del totals["audit"]
-    ledger = Ledger(clock)
-    ledger.restore(state)
-    assert ledger.total_seconds == 0
-
-
 def test_training_seconds_leave_out_audits_evaluation_and_saving(clock):
     ledger = Ledger(clock)
     for phase in ("generate", "eval", "save", "gate", "audit"):

@@ -23,13 +23,8 @@ from effopd.types import RunState, ShardKind
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "run_state.json"
 BEST_NAME = "best.json"
-FORMAT = 1
+FORMAT = 2
 """Raised when a reader of the old files would misread the new ones."""
-
-_ADDED_LATER = {
-    "num_rejects", "rejected_steepness", "last_jump_step", "reverse_kl_before_jump", "num_roll_backs",
-}  # fmt: skip
-"""Of the run state: a checkpoint without them was written before there was anything to remember in them."""
 
 _STEP_NAME = re.compile(r"(?P<replaced>\.old-)?step_(?P<step>\d{6,})")
 _READ_BYTES = 16 * 2**20
@@ -138,7 +133,7 @@ def read_state(directory: Path) -> Checkpoint:
     except KeyError as error:
         raise CheckpointError(f"{path}: has no {error}") from error
     expected = {entry.name for entry in fields(RunState)}
-    if not isinstance(state, dict) or set(state) | _ADDED_LATER != expected or not isinstance(extra, dict):
+    if not isinstance(state, dict) or set(state) != expected or not isinstance(extra, dict):
         raise CheckpointError(f"{path}: the state must have exactly the fields {', '.join(sorted(expected))}")
     if not all(number is None or isinstance(number, (int, float)) for number in state.values()):
         raise CheckpointError(f"{path}: the state must be made of numbers, not {state}")

@@ -79,7 +79,8 @@ class SearchConfig:
     """Refuse a candidate whose sampled entropy per token differs from the baseline's by more than this fraction."""
     audit_prompts: int = 0
     """For studies: held-out prompts, beside those of the gate, on which every trigger's outcome is scored after the
-    decision, and on which an oracle searches `audit_grid`. It changes no decision and counts as no training cost."""
+    decision, and on which an oracle searches `audit_grid`. It changes no decision and counts as no training cost; but its
+    prompts are not trained on, so runs to be compared prompt by prompt need the same number."""
     audit_grid: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0])
     """Step sizes of the oracle; the current weights and those settled on are always among them."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 
+from effopd.config.check import training_violations
 from effopd.config.evaluation import evaluation_sets
 from effopd.config.jobs import raise_problems, training_jobs
 from effopd.config.keys import nearest
@@ -83,10 +84,10 @@ def read_study(configs: Configs, study: str, arguments: Sequence[str]) -> Study:
     raise_problems([f"{label}: the study names this cell twice; leave one of them out" for label in duplicates])
     raise_problems(_override_problems(configs, settings, common))
     configs_of = _composed(configs, settings, common)
-    return Study(
-        settings=settings,
-        runs=tuple((cell, _cell_config(configs_of[cell.task, cell.method], cell)) for cell in _cells(settings)),
-    )
+    runs = tuple((cell, _cell_config(configs_of[cell.task, cell.method], cell)) for cell in _cells(settings))
+    # The composed configurations are sound; the rate of a cell may not be.
+    raise_problems([f"{cell.label}: {line}" for cell, config in runs for line in training_violations(config)])
+    return Study(settings=settings, runs=runs)
 
 
 def _study_file(study: str) -> Path:

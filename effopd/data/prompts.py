@@ -102,15 +102,17 @@ def load_prompts(
     return LoadedPrompts(prompts=prompts, questions=tuple(questions), report=report)
 
 
-def hold_out(prompts: Sequence[Prompt], num_prompts: int, seed: int) -> tuple[tuple[Prompt, ...], Sequence[Prompt]]:
+def hold_out(
+    prompts: Sequence[Prompt], num_prompts: int, seed: int, asked_by: str = "accelerate.num_prompts"
+) -> tuple[tuple[Prompt, ...], Sequence[Prompt]]:
     """Return (held out, rest). Which prompts are held out depends on the seed and their ids, not on their order.
 
-    Raises DataError when that would leave nothing to train on.
+    Raises DataError, naming the settings `asked_by`, when that would leave nothing to train on.
     """
     if num_prompts >= len(prompts):
         raise DataError(
-            f"accelerate.num_prompts={num_prompts} gate prompts would leave none of the {len(prompts)} training prompts; "
-            "give more data or fewer gate prompts"
+            f"{asked_by}: holding out {num_prompts} prompts would leave none of the {len(prompts)} training prompts; "
+            "give more data or hold out fewer"
         )
     ranks = (
         (derive_seed(seed, "gate prompts", prompt.prompt_id), prompt.prompt_id, i) for i, prompt in enumerate(prompts)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import effopd
+from effopd.checkpoints.reading import checkpoint_root
 from effopd.config.check import needs_teacher
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import RunConfig
@@ -41,6 +42,8 @@ def examine(config: RunConfig, start: engines.StartRoles | None) -> Iterator[Fin
     if student is not None and teacher is not None:
         yield from distillation.distillation_findings(student, teacher, config)
     yield from machine_findings(student, config)
+    package = Path(effopd.__file__).parent
+    yield guarded("clock", lambda: machine.check_clock(machine.read_clock_facts(package)))
     yield guarded("write speed", lambda: _write_speed(student, config))
     if student is None or start is None:
         yield from engines.unasked_findings()
@@ -61,7 +64,8 @@ def machine_findings(student: ModelFiles | None, config: RunConfig) -> Iterator[
                 folder,
                 sizes.checkpoint_bytes(student, config),
                 sizes.num_checkpoints(config),
-                machine.free_bytes(folder),
+                # The run's own checkpoints make room for those that replace them.
+                machine.free_bytes(folder) + machine.bytes_below(checkpoint_root(folder)),
             ),
         )
         place = shared_memory_folder()
@@ -69,8 +73,6 @@ def machine_findings(student: ModelFiles | None, config: RunConfig) -> Iterator[
             "shared memory",
             lambda: machine.check_shared_memory(place, sizes.segment_bytes(student, config), machine.free_bytes(place)),
         )
-    package = Path(effopd.__file__).parent
-    yield guarded("clock", lambda: machine.check_clock(machine.read_clock_facts(package)))
     yield guarded("sandbox", lambda: machine.check_sandbox(verifier_names(config)))
 
 

@@ -46,6 +46,11 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing_parent(folder)).free
 
 
+def bytes_below(folder: Path) -> int:
+    """Return the size of all files below a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def measure_write_speed(folder: Path) -> float:
     """Return bytes per second, flushing included, of a file that is gone afterwards. Raises OSError."""
     data = os.urandom(2**20)

@@ -22,8 +22,11 @@ def checkpoint_bytes(student: ModelFiles, config: RunConfig) -> int:
 
 
 def num_checkpoints(config: RunConfig) -> int:
-    """Return how many are on the disk at a time: those kept, the best one, and the one that is being written."""
-    return config.checkpoint.keep_last + config.checkpoint.keep_best + 1
+    """Return how many are on the disk at a time: those kept, the best one, and the one that is being written; no more than
+    the run writes."""
+    every = config.checkpoint.every or config.num_steps
+    num_saves = -(-config.num_steps // every)
+    return min(config.checkpoint.keep_last + config.checkpoint.keep_best + 1, num_saves)
 
 
 def segment_bytes(student: ModelFiles, config: RunConfig) -> int:

@@ -27,9 +27,10 @@ def is_harmful_jump(max_kl_increase: float | None, state: RunState, metrics: Map
     """Return whether the update after `state`, whose metrics these are, shows that the jump before it did harm.
 
     It does when the jump was made at `state.step` and the reverse KL has since grown by more than the fraction
-    `max_kl_increase`. What an update measures is the policy that it starts from, here the one just after the jump.
+    `max_kl_increase`, or is no number. An update measures the mean over its optimizer steps, the first of which starts from
+    the policy just after the jump. The estimate from sampled tokens may be negative; the fraction is of its size.
     """
     before = state.reverse_kl_before_jump
     if max_kl_increase is None or before is None or state.last_jump_step != state.step:
         return False
-    return metrics[TRAINING_KL] > (1 + max_kl_increase) * before
+    return not metrics[TRAINING_KL] <= before + max_kl_increase * abs(before)

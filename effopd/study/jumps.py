@@ -47,7 +47,7 @@ class JumpRecord:
 
 def judge(triggers: Sequence[Trigger]) -> JumpRecord:
     """Return what the records of triggers say of them."""
-    accepted = [trigger for trigger in triggers if trigger.accepted_step_size > 0]
+    accepted = [trigger for trigger in triggers if trigger.accepted_step_size != 0]
     audits = [trigger.audit for trigger in accepted if trigger.audit is not None]
     searched = [trigger.audit for trigger in triggers if trigger.audit is not None]
     num_harmful = sum(map(is_harmful, audits))

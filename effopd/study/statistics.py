@@ -192,5 +192,5 @@ def _row(run: StudyRun, target: float) -> RunRow:
         num_steps=run.points[-1].steps,
         seconds=run.points[-1].seconds,
         num_triggers=len(run.triggers),
-        num_accepted=sum(trigger.accepted_step_size > 0 for trigger in run.triggers),
+        num_accepted=sum(trigger.accepted_step_size != 0 for trigger in run.triggers),
     )

@@ -165,13 +165,6 @@ def test_a_state_with_other_fields_is_refused(tmp_path, change):
         checkpoint_at(tmp_path, 1)
 
 
-def test_a_state_from_before_jumps_were_remembered_is_read(tmp_path):
-    store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
-    directory = save(store, 1)
-    rewrite_state(directory, lambda state: [state.pop(name) for name in ("num_rejects", "last_jump_step")])
-    assert checkpoint_at(tmp_path, 1).state.num_rejects == 0
-
-
 def test_a_failed_write_leaves_the_folder_as_it_was(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
     save(store, 1)

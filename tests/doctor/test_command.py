@@ -44,7 +44,7 @@ def test_a_wrong_setting_is_one_line_as_everywhere(capsys: pytest.CaptureFixture
 
 
 def test_settings_are_completed_as_for_train(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["completion", "query", "effopd doctor accelerate=k"])
+    main(["completion", "query", "effopd doctor accelerate=kl_g"])
     assert capsys.readouterr().out == "accelerate=kl_gated\n"
 
 

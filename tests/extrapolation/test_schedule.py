@@ -75,6 +75,10 @@ def test_a_relative_bound_is_on_the_jump_and_not_on_the_displacement() -> None:
         (RunState(step=8, last_jump_step=8, reverse_kl_before_jump=0.2), 0.23, False),  # +15 %
         (RunState(step=9, last_jump_step=8, reverse_kl_before_jump=0.2), 0.25, False),  # a later update
         (RunState(step=8), 0.25, False),
+        # The sampled estimate may be negative: a rise is by a fifth of its size.
+        (RunState(step=8, last_jump_step=8, reverse_kl_before_jump=-0.010), -0.011, False),
+        (RunState(step=8, last_jump_step=8, reverse_kl_before_jump=-0.010), -0.007, True),
+        (RunState(step=8, last_jump_step=8, reverse_kl_before_jump=0.2), math.nan, True),
     ],
 )
 def test_a_jump_is_harmful_when_the_next_update_measures_more_divergence(

@@ -54,7 +54,7 @@ def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return save_learner(
             directory,
             fragments=[fragments],
-            progress=LearnerProgress(optimizer_step=1, has_previous_displacement=False),
+            progress=LearnerProgress(optimizer_step=1),
             read=lambda rank, kind, names: {name: weights[name].reshape(-1) for name in names},
         )
 
@@ -250,7 +250,7 @@ RUNS: list[tuple[str, Edit, list[str]]] = [
     ("all cut", both(cut), ["every checkpoint is damaged", "step_000002/master.safetensors", "step_000001/master"]),
     ("all flipped", both(flip_a_bit, "exp_avg.safetensors"), ["every checkpoint is damaged", "checksum differs"]),
     ("all pickles", both(plant_a_pickle), ["every checkpoint is damaged", "master.safetensors"]),
-    ("other format", both(other_format, "manifest.json"), ["format 99", "this version of effopd reads 1"]),
+    ("other format", both(other_format, "manifest.json"), ["format 99", "this version of effopd reads 2"]),
     ("sealed pickle", forge("master.safetensors", plant_a_pickle), ["step_000002/master.safetensors", "no readable"]),
     ("sealed cut", forge("exp_avg_sq.safetensors", cut), ["step_000002/exp_avg_sq.safetensors", "no readable"]),
     ("sealed progress", forge("learner.json", garbage), ["step_000002/learner.json", "missing or damaged"]),
