@@ -105,6 +105,7 @@ def test_gate_and_audit_have_prompts_of_their_own(
     config: RunConfig, gate: GateKind, num_gate: int, num_audit: int, num_left: int
 ) -> None:
     config.accelerate = AccelerateConfig(gate=gate, num_prompts=1, audit_prompts=num_audit)
+    config.rollout.prompts_per_step = 1
     inputs = read_inputs(config)
     parts = [inputs.gate_prompts, inputs.audit_prompts, inputs.train_prompts]
     assert [len(part) for part in parts] == [num_gate, num_audit, num_left]

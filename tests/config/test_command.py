@@ -128,7 +128,7 @@ def test_effopd_alone_lists_the_commands(effopd, arguments):
 def test_help_lists_options_groups_and_settings(effopd, command):
     outcome = effopd(command, "--help")
     assert outcome.code == 0
-    words = ("--multirun", "--config-dir", "kl_gated, none, paper, released", "lr: 1.0e-06", f"effopd {command}")
+    words = ("--multirun", "--config-dir", "kl_gated, kl_then_accuracy, lookahead", "lr: 1.0e-06", f"effopd {command}")
     assert not [word for word in words if word not in outcome.stdout]
 
 
@@ -218,7 +218,7 @@ def test_export_passes_run_checkpoint_and_dtype_on(effopd, run, monkeypatch):
     ("line", "expected"),
     [
         ("effopd tr", "train"),
-        ("effopd train accelerate=k", "accelerate=kl_gated"),
+        ("effopd train accelerate=kl_g", "accelerate=kl_gated"),
         ("effopd train learner.warm", "learner.warmup_steps="),
         ("effopd train check", "checkpoint."),
         ("effopd eval rollout.engine=h", "rollout.engine=hf"),

@@ -35,7 +35,7 @@ MISTAKES = [
     (f"{TOY} accelerate.gate=null", ["accelerate.gate=null", "did you mean none?"]),
     # Groups.
     ("train experiment=toy_op", ["experiment=toy_op", "toy_effopd_paper", "did you mean toy_opd?"]),
-    (f"{TOY} accelerate=kl", ["accelerate=kl", "kl_gated, none, paper, released", "did you mean kl_gated?"]),
+    (f"{TOY} accelerate=kl", ["accelerate=kl", "kl_gated, kl_then_accuracy, lookahead", "did you mean kl_gated?"]),
     (f"{TOY} data=prompts.jsonl", ["data=prompts.jsonl", "gsm8k", "data.path=prompts.jsonl"]),
     (f"{TOY} data=null", ["data=null", "must be one of dapo_math_17k"]),
     (f"{TOY} learner=3", ["learner=3", "one_rank, zero2, zero3"]),
@@ -89,7 +89,7 @@ MISTAKES = [
     (f"{TOY} --resolve", ["--resolve", "--cfg job"]),
     (f"{TOY} --cfg job --package learnr", ["--package=learnr", "did you mean learner?"]),
     (f"{TOY} --config-dir nowhere", ["--config-dir=nowhere", "no such folder"]),
-    ("tran", ["tran", "train, eval, plan, compare, export", "did you mean train?"]),
+    ("tran", ["tran", "train, eval, plan, study, compare, export, doctor", "did you mean train?"]),
     ("compare", ["RUN", "effopd compare --help"]),
     ("compare nowhere --output out", ["nowhere", "no such folder"]),
     ("compare nowhere --output out --target high", ["high", "auto"]),

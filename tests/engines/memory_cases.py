@@ -67,8 +67,8 @@ def state(rank: int, world_size: int, **settings: Any) -> dict[str, int]:
     measured["moments"] = _bytes(entry[key] for entry in states for key in ("exp_avg", "exp_avg_sq"))
     learner.open_trigger()
     learner.close_trigger(Settlement(step_size=0.0))
-    measured["anchor"] = _bytes(learner._trigger.anchor.values())
-    measured["previous_displacement"] = _bytes((learner._trigger.previous_displacement or {}).values())
+    for kind, buffer in learner._trigger.buffers().items():
+        measured[kind.value] = _bytes(buffer.values())
     _finish(learner)
     return measured
 
