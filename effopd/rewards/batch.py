@@ -2,18 +2,26 @@
 
 import datetime
 import json
+import signal
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 import numpy
 
-from effopd.errors import DataError
+from effopd.errors import DataError, EffOPDError
 
 Item = tuple[str, str, Mapping[str, object]]
 """Response, answer and metadata: the arguments of a verifier."""
 
 MAX_DEATHS = 3
-"""Workers an answer may cost before it is given up."""
+"""Workers that may die of an answer by themselves, of a crash or an exit, before it scores 0."""
+
+MAX_KILLS = 10
+"""Workers that may be killed during an answer before that is an error. Whoever sent SIGKILL, the kernel short of memory, a
+person or the answer itself, cannot be told, so it never costs an answer its score. Verifiers bound their own memory
+(`start_worker`), so that an answer that eats it all ends in a MemoryError instead."""
+
+_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 
 
 class Batch:
@@ -27,6 +35,7 @@ class Batch:
         self._scores: dict[int, float] = {}
         self._faults: dict[int, str] = {}
         self._deaths: Counter[int] = Counter()
+        self._kills: Counter[int] = Counter()
         self._num_unsettled = len(items)
 
     @property
@@ -46,10 +55,27 @@ class Batch:
         self.waiting = deque(other for other in self.waiting if other < index)
         self._num_unsettled -= 1 + len(dropped)
 
-    def give_back(self, held: Sequence[int]) -> bool:
-        """Take back what a dead worker held. Return whether its first item has cost too many workers and so scores 0."""
+    def give_back(self, held: Sequence[int], exit_code: int) -> bool:
+        """Take back what a dead worker held. Return whether its first item has cost too many workers and so scores 0.
+
+        Args:
+            held: items, the one under judgement first.
+            exit_code: of the worker; negative for a signal.
+
+        Raises:
+            EffOPDError: when the first item is the one under judgement in `MAX_KILLS` workers that were killed.
+
+        """
         first, *others = held
-        self._deaths[first] += 1
+        if exit_code in _FROM_OUTSIDE:
+            self._kills[first] += 1
+            if self._kills[first] >= MAX_KILLS:
+                raise EffOPDError(
+                    f"{self.label(first)}: {MAX_KILLS} verifier workers in a row were killed by signal {-exit_code} while they "
+                    "judged a response to it; give the machine more memory, or let the verifier bound its own in start_worker()"
+                )
+        else:
+            self._deaths[first] += 1
         is_given_up = self._deaths[first] >= MAX_DEATHS
         if is_given_up:
             self.settle(first, 0.0)

@@ -28,7 +28,7 @@ class VerifierPool:
 
     Scores do not depend on the number of workers, nor on when one of them dies: an answer that a dead worker left
     unjudged is judged again by another, and what was judged is kept. Only the answer's own doing costs it its score:
-    overrunning `seconds_per_answer`, or being the one under judgement in `MAX_DEATHS` deaths.
+    overrunning `seconds_per_answer`, or crashing `MAX_DEATHS` workers. Workers killed from outside cost it nothing.
 
     Workers start at `start` or at the first use, are replaced when they die and end with this process, even if that is
     killed. Use it from one thread, which must outlive it: the kernel ends a worker with the thread that started it.
@@ -43,7 +43,7 @@ class VerifierPool:
         self.num_overruns = 0
         """Answers that overran and so scored 0."""
         self.num_given_up = 0
-        """Answers that scored 0 because a worker died of each of `MAX_DEATHS` attempts."""
+        """Answers that scored 0 because a worker crashed in each of `MAX_DEATHS` attempts."""
         self.num_deaths = 0
         """Workers that died and were replaced, overruns not counted."""
 
@@ -65,7 +65,7 @@ class VerifierPool:
         """Return one score per item, in order.
 
         Raises DataError naming the first prompt whose verifier raised an exception or returned something outside [0, 1],
-        and for metadata that JSON cannot express. numpy values arrive as plain numbers and lists, dates as ISO 8601
+        and for metadata that JSON cannot express; EffOPDError when one prompt's answer has `MAX_KILLS` workers killed. numpy values arrive as plain numbers and lists, dates as ISO 8601
         text, tuples as lists, anything else JSON does not know as its `str`.
         """
         batch = Batch(items)
@@ -114,7 +114,7 @@ class VerifierPool:
                     f"data.verifier={self._name}: {self._failed_starts} workers in a row died while importing it; "
                     f"the last: {last_words}"
                 )
-        elif worker.held and batch.give_back(worker.held):
+        elif worker.held and batch.give_back(worker.held, worker.exit_code):
             self.num_given_up += 1
             logger.warning(
                 "%s scores 0: %d verifier workers died of it; the last: %s",

@@ -53,6 +53,12 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def exit_code(self) -> int:
+        """Of the process after `kill`; negative for the signal that ended it."""
+        assert self._process.returncode is not None, "the process has not been reaped"
+        return self._process.returncode
+
+    @property
     def has_unsent(self) -> bool:
         return bool(self._unsent)
 

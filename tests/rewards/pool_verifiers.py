@@ -31,10 +31,17 @@ def obey(response: str, answer: str, metadata: Mapping[str, object]) -> float:
     """Do what the response says."""
     match response:
         case "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "be killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "die once":  # `answer` is a file that remembers it
             if not Path(answer).exists():
                 Path(answer).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "be killed five times":  # likewise
+            with open(answer, "a") as file:
+                file.write("x")
+            if Path(answer).stat().st_size <= 5:
                 os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             Path(answer).touch()

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy
 import pytest
 
-from effopd.errors import ConfigError, DataError
-from effopd.rewards.batch import MAX_DEATHS, Item
+from effopd.errors import ConfigError, DataError, EffOPDError
+from effopd.rewards.batch import MAX_DEATHS, MAX_KILLS, Item
 from effopd.rewards.pool import VerifierPool
 from effopd.rewards.verifier import load_verifier
 
@@ -93,7 +93,20 @@ def test_an_answer_that_kills_every_worker_scores_0_and_is_warned_of_once(caplog
         assert pool.scores(items) == [*[1.0] * 5, 0.0, *[1.0] * 40]
         assert (pool.num_deaths, pool.num_given_up, pool.num_overruns) == (MAX_DEATHS, 1, 0)
     (record,) = caplog.records
-    assert "prompt p5 scores 0" in record.getMessage() and "killed by signal 9" in record.getMessage()
+    assert "prompt p5 scores 0" in record.getMessage() and "killed by signal 11" in record.getMessage()
+
+
+def test_workers_killed_from_outside_do_not_cost_an_answer_its_score(tmp_path: Path) -> None:
+    # More kills than the crashes that an answer may cause.
+    assert MAX_DEATHS < 5 < MAX_KILLS
+    with VerifierPool(OBEY, 1, LONG) as pool:
+        assert pool.scores(commands("be killed five times", answer=str(tmp_path / "kills"))) == [1.0]
+        assert (pool.num_deaths, pool.num_given_up) == (5, 0)
+
+
+def test_an_answer_in_which_every_worker_is_killed_is_an_error_that_names_its_prompt() -> None:
+    with VerifierPool(OBEY, 1, LONG) as pool, pytest.raises(EffOPDError, match=r"^prompt p1: 10 .* signal 9 .* memory"):
+        pool.scores(commands("well", "be killed", "well"))
 
 
 def test_killing_workers_at_random_changes_no_score() -> None:
