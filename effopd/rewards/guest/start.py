@@ -3,7 +3,7 @@
 Its own text goes on the command line; everything else comes through standard input, whose rest is the program's.
 """
 
-import _signal  # signal itself takes enum along
+import _signal  # signal itself takes enum along  # pyright: ignore[reportMissingImports]
 import marshal
 import os
 import resource
