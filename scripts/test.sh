@@ -10,4 +10,5 @@ ruff check .
 ruff format --check .
 lint-imports
 pyright
-exec python -m pytest -n 2 --dist loadfile "$@"   # a file stays together, for its fixtures are engines
+# A file stays together, for its fixtures are engines; the slowest come first.
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
