@@ -1,7 +1,8 @@
 """The smallest change of settings with which a plan fits: fewest settings first, and among those the cheapest in speed."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import combinations, islice, product
 
 from effopd.config.schema import RolloutEngine, RunConfig
 from effopd.plan.hardware import Cluster
@@ -9,6 +10,10 @@ from effopd.plan.layout import layout_of
 from effopd.plan.report import Models, make_plan
 
 _MAX_CHANGES = 3
+_MAX_PLANS = 400
+"""Looked at on one number of machines before giving up; each takes a hundredth of a second."""
+_FEW_GPUS = 8
+"""Up to here every count is tried."""
 _NODES = (1, 2, 4, 8, 16)
 _ROLES = {"learner": {"learner rank"}, "rollout": {"sampler"}, "teacher": {"teacher", "reference"}}
 """By section of the settings."""
@@ -26,20 +31,24 @@ class Change:
 
 
 def smallest_change(config: RunConfig, cluster: Cluster, models: Models) -> str | None:
-    """Return overrides, in words that the command line takes, with which the plan fits; None when none of them helps.
+    """Return overrides, in words that the command line takes, with which the plan fits; None when none was found.
 
     Settings alone come first, on the machines there are; then more machines of the same kind.
     """
     for num_nodes in [cluster.num_nodes, *(nodes for nodes in _NODES if nodes > cluster.num_nodes)]:
         larger = replace(cluster, num_nodes=num_nodes)
-        nodes = [] if num_nodes == cluster.num_nodes else [f"--nodes {num_nodes}"]
-        knobs = _knobs(config, larger, models)
-        for num_changes in range(0 if nodes else 1, _MAX_CHANGES + 1):
-            for chosen in combinations(knobs, num_changes):
-                for changes in product(*chosen):
-                    if make_plan(_changed(config, changes), larger, models).fits:
-                        return " ".join([*(str(change) for change in changes), *nodes])
+        nodes = [] if larger == cluster else [f"--nodes {num_nodes}"]
+        candidates = _candidates(_knobs(config, larger, models), fewest=0 if nodes else 1)
+        for changes in islice(candidates, _MAX_PLANS):
+            if make_plan(_changed(config, changes), larger, models).fits:
+                return " ".join([*(str(change) for change in changes), *nodes])
     return None
+
+
+def _candidates(knobs: Sequence[Sequence[Change]], fewest: int) -> Iterator[tuple[Change, ...]]:
+    for num_changes in range(fewest, _MAX_CHANGES + 1):
+        for chosen in combinations(knobs, num_changes):
+            yield from product(*chosen)
 
 
 def _knobs(config: RunConfig, cluster: Cluster, models: Models) -> list[list[Change]]:
@@ -80,9 +89,10 @@ def _knobs(config: RunConfig, cluster: Cluster, models: Models) -> list[list[Cha
 
 
 def _near(current: int, most: int) -> list[int]:
-    """Return the numbers from 1 to `most` but `current`, the nearest first."""
+    """Return numbers from 1 to `most` but `current`, the nearest first: all of a few, else those that a person would try."""
+    tried = range(1, most + 1) if most <= _FEW_GPUS else (current - 1, current + 1, current // 2, current * 2, most)
     return sorted(
-        (number for number in range(1, most + 1) if number != current), key=lambda number: abs(number - current)
+        {number for number in tried if 1 <= number <= most} - {current}, key=lambda number: abs(number - current)
     )
 
 

@@ -11,6 +11,7 @@ from effopd.config.jobs import training_jobs
 from effopd.config.register import configs_folder, open_configs
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError
+from effopd.plan import remedies
 from effopd.plan.hardware import GPUS, Cluster
 from effopd.plan.inference_memory import kv_bytes_per_token
 from effopd.plan.learner_memory import sharded_state
@@ -240,3 +241,17 @@ def test_a_mixture_of_experts_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_moe"}))
     with pytest.raises(ConfigError, match="model_type=qwen3_moe: planning knows dense models"):
         shape_of("model.path", str(tmp_path), {})
+
+
+def test_a_search_for_what_never_fits_gives_up(monkeypatch):
+    tried = []
+
+    def never(config, cluster, models):
+        tried.append(cluster.num_nodes)
+        return replace(make_plan(config, cluster, models), problems=("too large",))
+
+    monkeypatch.setattr(remedies, "make_plan", never)
+    config = recipe("qwen2p5_32b_dapo", "rollout.max_response_len=200000")
+    assert smallest_change(config, cluster("h100", 8), models_of(config, {})) is None
+    # On 8 machines and on 16: the plan as it is, for its knobs, and 400 changes at most.
+    assert {nodes: tried.count(nodes) for nodes in (8, 16)} == {8: 401, 16: 401}
