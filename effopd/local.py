@@ -13,6 +13,7 @@ from effopd.accelerate import EffOPD
 from effopd.candidates import TriggerRoles
 from effopd.checkpoints.learner_state import save_learner
 from effopd.checkpoints.streaming import FileRecord
+from effopd.config.check import needs_teacher_head
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, RunConfig
 from effopd.config.verifier_time import seconds_per_answer
@@ -29,7 +30,6 @@ from effopd.production import (
     algorithm_needs,
     learner_setup,
     load_static_weights,
-    needs_teacher_head,
     replay_production,
     trigger_setting,
     uncharged,

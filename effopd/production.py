@@ -10,7 +10,7 @@ import torch
 from effopd.accelerate import NoAcceleration, TriggerSetting
 from effopd.algorithms.build import build_algorithm
 from effopd.checkpoints.streaming import FileRecord
-from effopd.config.schema import KL_GATES, GateKind, RunConfig
+from effopd.config.schema import GateKind, RunConfig
 from effopd.data.recorded import NothingToPublish, ReplayedRollouts
 from effopd.engines.build import LearnerSetup
 from effopd.engines.static_weights import stage_folder
@@ -19,7 +19,7 @@ from effopd.inputs import EvalSetPrompts, RunInputs
 from effopd.preflight import ModelFiles
 from effopd.roles import Accelerator, Learner, Publisher, Reference, Sampler, Teacher, Verifier
 from effopd.seeds import derive_seed
-from effopd.types import AlgorithmNeeds, GenerateRequest, ScoredHandle, ScoredRollout, TeacherPayload
+from effopd.types import AlgorithmNeeds, GenerateRequest, ScoredHandle, ScoredRollout
 from effopd.weights import shared_memory_folder
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -52,12 +52,6 @@ class Production:
 def algorithm_needs(config: RunConfig) -> AlgorithmNeeds:
     """Return what the algorithm of this run wants attached to rollouts."""
     return build_algorithm(config.algo, config.rollout.max_response_len).needs
-
-
-def needs_teacher_head(config: RunConfig) -> bool:
-    """Return whether the learner forms the teacher's full distribution, in the loss or for the gate."""
-    is_full = algorithm_needs(config).teacher == TeacherPayload.HIDDEN_STATES
-    return is_full or config.accelerate.gate in KL_GATES or config.accelerate.audit_prompts > 0
 
 
 def learner_setup(config: RunConfig, inputs: RunInputs) -> LearnerSetup:

@@ -13,6 +13,7 @@ from effopd.actors.sampler import RaySampler, SamplerActor
 from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
+from effopd.config.check import needs_teacher_head
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, Device, RunConfig
 from effopd.config.verifier_time import seconds_per_answer
@@ -25,7 +26,6 @@ from effopd.production import (
     algorithm_needs,
     learner_setup,
     load_static_weights,
-    needs_teacher_head,
     replay_production,
     trigger_setting,
     uncharged,

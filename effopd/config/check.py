@@ -187,6 +187,13 @@ def needs_teacher(config: RunConfig) -> bool:
     return config.algo.name in REVERSE_KL_ALGORITHMS or accelerate.gate in KL_GATES or accelerate.audit_prompts > 0
 
 
+def needs_teacher_head(config: RunConfig) -> bool:
+    """Return whether the learner forms the teacher's full distribution: in the loss, for the gate or for an audit."""
+    accelerate = config.accelerate
+    is_full = config.algo.name is AlgorithmName.opd_full
+    return is_full or accelerate.gate in KL_GATES or accelerate.audit_prompts > 0
+
+
 def needs_rewards(config: RunConfig) -> bool:
     """Return whether the objective asks a verifier."""
     return config.algo.name not in REVERSE_KL_ALGORITHMS or config.algo.reward_coef > 0

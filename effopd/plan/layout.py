@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from effopd.config.check import needs_teacher
-from effopd.config.schema import AlgorithmName, DebugMode, GateKind, RunConfig
+from effopd.config.check import needs_teacher, needs_teacher_head
+from effopd.config.schema import AlgorithmName, DebugMode, RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Layout:
 def layout_of(config: RunConfig) -> Layout:
     """Return the actors that `effopd train` would start with these settings."""
     is_replay = config.debug.mode is DebugMode.train_only
-    has_head = config.algo.name is AlgorithmName.opd_full or config.accelerate.gate is GateKind.reverse_kl
+    has_head = needs_teacher_head(config)
     has_teacher = needs_teacher(config) and (not is_replay or has_head)
     return Layout(
         num_ranks=config.learner.num_ranks,

@@ -17,7 +17,7 @@ Counted in its sources and measured at one rank; see `engines/deepspeed_setup.py
 
 from dataclasses import dataclass
 
-from effopd.config.schema import Dtype, GateKind, LearnerConfig, RunConfig
+from effopd.config.schema import AlgorithmName, Dtype, GateKind, LearnerConfig, RunConfig
 from effopd.extrapolation.selection import moved_parameters
 from effopd.plan.activations import MicroBatch, learner_moments
 from effopd.plan.hardware import GIB, MIB, Gpu
@@ -150,7 +150,7 @@ def learner_memory(
             itemsize=size,
             chunk_tokens=learner.logit_chunk_tokens,
             is_checkpointed=learner.activation_checkpointing,
-            is_exact=layout.has_teacher_head and config.accelerate.gate is not GateKind.reverse_kl,
+            is_exact=config.algo.name is AlgorithmName.opd_full,
             teacher_hidden_size=teacher.hidden_size if teacher is not None and layout.has_teacher_head else 0,
         )
     ]
