@@ -21,8 +21,9 @@ from effopd.decision import (
     search_on_fresh_samples,
     search_on_training_samples,
 )
+from effopd.extrapolation.resting import is_resting
 from effopd.extrapolation.safety import longest_step_size
-from effopd.extrapolation.schedule import is_resting, is_scheduled
+from effopd.extrapolation.schedule import is_scheduled
 from effopd.gate_scores import Measure
 from effopd.seeds import derive_seed
 from effopd.types import (

@@ -17,7 +17,8 @@ from effopd.extrapolation.gate import (
     with_entropy_guard,
     with_length_guard,
 )
-from effopd.extrapolation.search import Judge, accepted_step_size, planned_step_sizes, search, withdrawn
+from effopd.extrapolation.search import Judge, accepted_step_size, search, withdrawn
+from effopd.extrapolation.step_sizes import planned_step_sizes
 from effopd.gate_scores import Measure, MeasuredResponse, as_score, measure_again
 from effopd.roles import Learner
 from effopd.seeds import derive_seed

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from effopd.config.schema import RunConfig
+from effopd.extrapolation.resting import steepness
 from effopd.extrapolation.safety import TRAINING_KL, is_harmful_jump
-from effopd.extrapolation.schedule import steepness
 from effopd.gathering import gather
 from effopd.roles import Roles
 from effopd.types import (

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from effopd.config.schema import AlgorithmName, Dtype, GateKind, RunConfig, TeacherConfig
+from effopd.config.schema import AlgorithmName, Dtype, RunConfig, TeacherConfig
+from effopd.extrapolation.copies import num_trigger_copies
 from effopd.preflight import ModelFiles
 
 BYTES_OF = {Dtype.float32: 4, Dtype.bfloat16: 2}
@@ -11,11 +12,9 @@ BYTES_OF = {Dtype.float32: 4, Dtype.bfloat16: 2}
 def checkpoint_bytes(student: ModelFiles, config: RunConfig) -> int:
     """Return an upper bound of one checkpoint: all float32, and as if every parameter were moved.
 
-    Master weights and two moments; anchor and last displacement where weights are extrapolated; the critic's three.
+    Master weights and two moments; what extrapolation keeps between triggers; the critic's three.
     """
-    num_copies = 3
-    if config.accelerate.gate is not GateKind.none:
-        num_copies += 2
+    num_copies = 3 + num_trigger_copies(config.accelerate).num_saved
     if config.algo.name is AlgorithmName.ppo:
         num_copies += 3
     return student.num_parameters * 4 * num_copies

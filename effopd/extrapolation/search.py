@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from effopd.config.search_schema import SearchConfig, SearchKind
 from effopd.extrapolation.parabola import probe_parabola
+from effopd.extrapolation.step_sizes import planned_step_sizes
 from effopd.types import CandidateRecord, GateScore
 
 Judge = Callable[[float, GateScore], CandidateRecord]
@@ -26,21 +27,6 @@ def search(config: SearchConfig, baseline: GateScore, judge: Judge, longest: flo
             return (start, *backtrack(baseline, sizes, judge))
         case SearchKind.parabola:
             return (start, *probe_parabola(baseline, sizes, judge, min(config.max_step_size, longest)))
-
-
-def planned_step_sizes(config: SearchConfig) -> list[float]:
-    """Return the step sizes that can be named before anything is tried, in order.
-
-    `repeat` adds one step size again and again: 1, 2, 3, ... times it. Source: Fast Forward, arXiv 2409.04206, which repeats
-    the last update while the loss on a small validation set falls. `backtracking` halves it.
-    """
-    match config.search:
-        case SearchKind.repeat:
-            return [config.step_sizes[0] * number for number in range(1, config.max_candidates + 1)]
-        case SearchKind.backtracking:
-            return [config.step_sizes[0] / 2**number for number in range(config.max_candidates)]
-        case _:
-            return list(config.step_sizes)
 
 
 def ladder(baseline: GateScore, step_sizes: Iterable[float], judge: Judge) -> list[CandidateRecord]:

@@ -104,7 +104,7 @@ def host_memory(config: RunConfig, layout: Layout, student: ModelShape, cluster:
     size = itemsize(config.learner.dtype)
     ranks = min(layout.num_ranks, cluster.gpus_per_node)
     models = 2 if layout.has_critic else 1
-    anchor, previous = (Item(item.name, ranks * item.num_bytes) for item in trigger_bytes(config, student))
+    copies = [Item(item.name, ranks * item.num_bytes) for item in trigger_bytes(config, student)]
     return RoleMemory(
         role="main memory",
         num_gpus=0,
@@ -113,7 +113,7 @@ def host_memory(config: RunConfig, layout: Layout, student: ModelShape, cluster:
             Moment(name="loading", items=(Item("models being read", ranks * size * student.num_parameters * models),)),
             Moment(
                 name="training",
-                items=(anchor, previous, Item("published weights", size * student.num_parameters)),
+                items=(*copies, Item("published weights", size * student.num_parameters)),
             ),
         ),
         budget_bytes=cluster.host_bytes,

@@ -17,7 +17,8 @@ Counted in its sources and measured at one rank; see `engines/deepspeed_setup.py
 
 from dataclasses import dataclass
 
-from effopd.config.schema import AlgorithmName, Dtype, GateKind, LearnerConfig, RunConfig
+from effopd.config.schema import AlgorithmName, Dtype, LearnerConfig, RunConfig
+from effopd.extrapolation.copies import num_trigger_copies
 from effopd.extrapolation.selection import moved_parameters
 from effopd.plan.activations import MicroBatch, learner_moments
 from effopd.plan.hardware import GIB, MIB, Gpu
@@ -186,10 +187,23 @@ def _critic_parameters(student: ModelShape) -> int:
     return student.num_parameters - head + student.hidden_size + 1
 
 
-def trigger_bytes(config: RunConfig, student: ModelShape) -> tuple[Item, Item]:
-    """Return the host bytes of anchor and previous displacement on one rank: float32 copies of what it holds and moves."""
-    if config.accelerate.gate is GateKind.none:
-        return Item("anchor", 0), Item("previous displacement", 0)
-    moved = student.count(moved_parameters(config.accelerate.moved))
-    held = moved if config.learner.zero_stage == 0 else -(-moved // config.learner.num_ranks)
-    return Item("anchor", 4 * held), Item("previous displacement", 4 * held)
+def trigger_bytes(config: RunConfig, student: ModelShape) -> tuple[Item, ...]:
+    """Return the host bytes of what extrapolation keeps on one rank, anchor and previous displacement first: float32 copies
+    of what the rank holds and moves."""
+    copies = num_trigger_copies(config.accelerate)
+    moved = 4 * _held(student.count(moved_parameters(config.accelerate.moved)), config.learner)
+    whole = 4 * _held(student.num_parameters, config.learner)
+    further = (
+        Item("history of directions", copies.history * moved),
+        Item("weights before a jump", copies.pre_jump_anchor * moved + copies.pre_jump_masters * whole),
+        Item("open trigger", copies.passing * moved),
+    )
+    return (
+        Item("anchor", copies.anchor * moved),
+        Item("previous displacement", copies.previous * moved),
+        *(item for item in further if item.num_bytes > 0),
+    )
+
+
+def _held(num_parameters: int, learner: LearnerConfig) -> int:
+    return num_parameters if learner.zero_stage == 0 else -(-num_parameters // learner.num_ranks)

@@ -7,6 +7,8 @@ machine, not for promising an hour of arrival: most of it hangs on how long resp
 from dataclasses import dataclass
 
 from effopd.config.schema import GateKind, RunConfig
+from effopd.extrapolation.schedule import is_scheduled
+from effopd.extrapolation.step_sizes import num_candidates
 from effopd.plan.hardware import Cluster
 from effopd.plan.inference_memory import SamplerPlan
 from effopd.plan.layout import Layout
@@ -195,18 +197,23 @@ def _trigger(
     response: int,
     publish: Phase,
 ) -> tuple[Phase | None, int]:
-    """Return a trigger in which every candidate is tried, and how many triggers the run has (at steps 1, 2, 4, ...)."""
+    """Return a trigger in which every candidate is tried, and how many triggers the run has. What is counted is sampling and
+    publishing; a trigger ends with the publish of what it settles on."""
     gate = config.accelerate
     if gate.gate is GateKind.none or layout.num_samplers == 0:
         return None, 0
+    num_triggers = sum(is_scheduled(gate, step, config.num_steps) for step in range(1, config.num_steps + 1))
+    if gate.gate is GateKind.ungated:
+        return Phase("trigger", publish.seconds, "nothing is sampled; the jump is published"), num_triggers
     responses = gate.num_prompts * gate.samples_per_prompt
     one = _rollout(config, layout, student, sampler, cluster, responses, prompt, response)
-    candidates = len(gate.step_sizes)
-    seconds = (candidates + 1) * one.seconds + (candidates + 1) * publish.seconds
-    num_triggers = config.num_steps.bit_length()
-    if gate.max_triggers is not None:
-        num_triggers = min(num_triggers, gate.max_triggers)
-    because = f"at most: current weights and {candidates} candidates, {responses} responses each"
+    if gate.gate is GateKind.reuse_kl:
+        candidates, sampled = 1, "the winner, to confirm it"
+    else:
+        candidates = num_candidates(gate)
+        sampled = f"{candidates} candidates"
+    seconds = (candidates + 1) * (one.seconds + publish.seconds)
+    because = f"at most: current weights and {sampled}, {responses} responses each"
     return Phase("trigger", seconds, because), num_triggers
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from effopd.config.schema import AccelerateConfig
 from effopd.config.search_schema import ScheduleKind
+from effopd.extrapolation.resting import is_resting, steepness
 from effopd.extrapolation.safety import is_harmful_jump, longest_step_size
-from effopd.extrapolation.schedule import is_resting, is_scheduled, steepness
+from effopd.extrapolation.schedule import is_scheduled
 from effopd.types import Displacement, RunState
 
 
