@@ -36,7 +36,7 @@ from effopd.roles import Roles, Sampler, Teacher, Verifier
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update
 from effopd.train import train as run_training
-from effopd.types import PolicyVersion, RunState
+from effopd.types import PolicyVersion, RolloutHandle, RunState
 
 CONFIG_NAME = "config.yaml"
 RECORDED_NAME = "recorded"
@@ -100,12 +100,7 @@ def judge_sets(
     try:
         judged = {}
         for name, one in sets.items():
-            verifier = one.settings.verifier
-            assert verifier is not None, "config.check sees to a verifier"
-            request = evaluation_request(one, config.seed)
-            judged[name] = sample_set(
-                sampler, verifiers[verifier], request, PolicyVersion(step=0), answer_extractor(verifier)
-            )
+            judged[name] = judge_set(sampler, verifiers, one, config.seed)
     finally:
         close()
     if teacher is None:
@@ -125,13 +120,8 @@ def judge_given_responses(
     try:
         judged = {}
         for name, one in sets.items():
-            verifier = one.settings.verifier
-            assert verifier is not None, "config.check sees to a verifier"
             given = GivenResponses(path, name, student.tokenizer, responses[name])
-            request = evaluation_request(one, config.seed)
-            judged[name], handle = sample_set(
-                given, verifiers[verifier], request, PolicyVersion(step=0), answer_extractor(verifier)
-            )
+            judged[name], handle = judge_set(given, verifiers, one, config.seed)
             num_unused = sum(map(len, responses[name].values())) - len(handle.summaries)
             if num_unused:
                 logger.warning(
@@ -141,6 +131,16 @@ def judge_given_responses(
     finally:
         for verifier in verifiers.values():
             verifier.close()
+
+
+def judge_set(
+    sampler: Sampler, verifiers: Mapping[str, Verifier], one: EvalSetPrompts, seed: int
+) -> tuple[SetInput, RolloutHandle]:
+    """Sample and judge one set with the weights of version 0.0."""
+    verifier = one.settings.verifier
+    assert verifier is not None, "config.check sees to a verifier"
+    request = evaluation_request(one, seed)
+    return sample_set(sampler, verifiers[verifier], request, PolicyVersion(step=0), answer_extractor(verifier))
 
 
 def evaluation_manifest(config: RunConfig) -> dict[str, object]:
