@@ -109,7 +109,8 @@ class EffOPD:
             decision, num_rescored_tokens = self._decide(candidates, displacement, step, gathered)
         report = self._audit(candidates, decision.step_size, step) if kind is not TriggerKind.LOOK else None
         self._roles.learner.close_trigger(self._settlement(kind, decision.step_size))
-        self._roles.publisher.publish(PolicyVersion(step=step))
+        if decision.step_size != 0 or candidates.were_published:
+            self._roles.publisher.publish(PolicyVersion(step=step))
         scores = [record.score for record in (*decision.candidates, *decision.confirmation)]
         return TriggerRecord(
             step=step,

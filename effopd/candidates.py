@@ -33,6 +33,11 @@ class Candidates:
         self._published: float | None = 0.0  # None while the samplers hold different ones
         self._version = PolicyVersion(step=step)
 
+    @property
+    def were_published(self) -> bool:
+        """Whether the samplers have held anything but the weights that they had when the trigger opened."""
+        return self._version.candidate > 0
+
     def hold(self, step_size: float) -> None:
         """Make the learner hold a step size."""
         if self._held != step_size:

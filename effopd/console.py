@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from effopd.ledger import PhaseTotal
+from effopd.trigger_costs import TriggerTotals, num_steps_jumped
 from effopd.types import CandidateRecord, EvalReport, GateScore, TriggerKind, TriggerRecord
 
 _LINE_METRICS = {"loss": "loss", "reverse_kl": "kl"}
@@ -52,11 +53,26 @@ def step_line(summary: StepSummary) -> str:
 
 
 def trigger_line(record: TriggerRecord) -> str:
-    """Return what a trigger decided, in one line.
+    """Return what a trigger decided and what it cost, in one line.
 
-    E.g. `step 8: jump x4 accepted, reverse KL 0.210 -> 0.083`, or
-    `step 8: no jump, x2 refused: reverse KL 0.210 -> 0.250 (not below the baseline)`.
+    E.g. `step 8: jump x4 accepted, reverse KL 0.210 -> 0.083; 14 s spent, as far as 16 steps`, or
+    `step 8: no jump, x2 refused: reverse KL 0.210 -> 0.250 (not below the baseline); 6.1 s spent`.
     """
+    spent = f"; {record.seconds:.2g} s spent" if record.seconds < 10 else f"; {record.seconds:,.0f} s spent"
+    gained = f", as far as {num_steps_jumped(record):.3g} steps" if record.accepted_step_size > 0 else ""
+    return f"{_outcome(record)}{spent}{gained}"
+
+
+def totals_line(totals: TriggerTotals, training_seconds: float) -> str:
+    """Return e.g. `triggers: 5 searches, 3 jumps kept; 14 s spent (8.1% of training), as far as 42 steps`."""
+    share = totals.seconds / training_seconds if training_seconds > 0 else 0.0
+    return (
+        f"triggers: {totals.num_searches} searches, {totals.num_kept} jumps kept; {totals.seconds:,.1f} s spent "
+        f"({share:.1%} of training), as far as {totals.num_steps_jumped:.3g} steps"
+    )
+
+
+def _outcome(record: TriggerRecord) -> str:
     if record.roll_back is not None:
         undone = record.roll_back
         change = f"reverse KL {undone.reverse_kl_before:.3f} -> {undone.reverse_kl_after:.3f}"
@@ -159,10 +175,12 @@ class RunConsole:
         # A log keeps a line whole whatever the width, and brackets in it are not markup.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def finish(self, totals: Sequence[PhaseTotal]) -> None:
-        """End the live display and show the time table, if any time was counted."""
+    def finish(self, totals: Sequence[PhaseTotal], triggers: TriggerTotals, training_seconds: float) -> None:
+        """End the live display and show the time table, if any time was counted, and the triggers, if there were any."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
         if totals:
             self._console.print(time_table(totals))
+        if triggers.num_searches:
+            self.say(totals_line(triggers, training_seconds))

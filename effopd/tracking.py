@@ -30,6 +30,7 @@ from effopd.ledger import Ledger, training_seconds
 from effopd.provenance import record_start
 from effopd.sinks import open_sinks
 from effopd.smoothing import ema_weight
+from effopd.trigger_costs import trigger_totals
 from effopd.types import EvalReport, Rollout, RunState, TriggerRecord
 
 METRICS_NAME = "metrics.jsonl"
@@ -232,7 +233,8 @@ class RunTracker:
 
     def close(self) -> None:
         """Show the time table and close every file and sink. Call it also when the run fails."""
-        self._console.finish(self.ledger.totals())
+        triggers = trigger_totals(read_rows(self._run_dir / EXTRAPOLATION_NAME))
+        self._console.finish(self.ledger.totals(), triggers, self.training_seconds())
         for records in (self._metrics, self._evals, self._triggers, *self._sinks):
             records.close()
 

@@ -370,6 +370,8 @@ class Displacement:
     biased towards zero by the factor 1 - beta1^t."""
     direction_norm: float
     """Frobenius norm of the direction."""
+    num_updates: int
+    """Optimizer steps from the anchor to the current weights: a step size of 1 leads as far as they did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

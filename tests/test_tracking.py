@@ -69,7 +69,7 @@ def trigger(step, candidates, accepted):
     return TriggerRecord(
         step=step,
         displacement=Displacement(
-            norm=1.0, relative_norm=0.01, cosine_to_previous=None, slope=-0.1, direction_norm=1.0
+            norm=1.0, relative_norm=0.01, cosine_to_previous=None, slope=-0.1, direction_norm=1.0, num_updates=4
         ),
         candidates=tuple(candidates),
         accepted_step_size=accepted,
@@ -401,7 +401,9 @@ def test_a_step_line_has_numbers_and_shares():
 
 
 def test_an_accepted_jump_says_the_change_from_the_baseline_to_what_was_accepted():
-    assert trigger_line(KL_JUMP) == "step 8: jump x4 accepted, reverse KL 0.210 -> 0.083"
+    assert (
+        trigger_line(KL_JUMP) == "step 8: jump x4 accepted, reverse KL 0.210 -> 0.083; 0.5 s spent, as far as 16 steps"
+    )
 
 
 def test_a_refused_jump_says_what_was_tried_and_why_not():
@@ -413,24 +415,27 @@ def test_a_refused_jump_says_what_was_tried_and_why_not():
         ],
         0,
     )
-    assert trigger_line(record) == "step 4: no jump, x2 refused: accuracy 0.500 -> 0.480 (not above the baseline)"
+    assert (
+        trigger_line(record)
+        == "step 4: no jump, x2 refused: accuracy 0.500 -> 0.480 (not above the baseline); 0.5 s spent"
+    )
 
 
 def test_a_refusal_names_the_first_of_candidates_that_were_sampled_at_once():
     tried = [(2, -0.3, "worse"), (4, -0.1, "behind a refusal")]
     candidates = [candidate(size, gate_score(value, reverse_kl=-value), False, why) for size, value, why in tried]
     record = trigger(4, [candidate(0, gate_score(-0.2, reverse_kl=0.2), True), *candidates], 0)
-    assert trigger_line(record) == "step 4: no jump, x2 refused: reverse KL 0.200 -> 0.300 (worse)"
+    assert trigger_line(record) == "step 4: no jump, x2 refused: reverse KL 0.200 -> 0.300 (worse); 0.5 s spent"
 
 
 def test_jumps_that_nothing_judged_looks_and_roll_backs_have_lines_of_their_own():
     ungated = replace(trigger(5, [], -0.5), kind=TriggerKind.UNGATED)
-    assert trigger_line(ungated) == "step 5: jump x-0.5, ungated"
+    assert trigger_line(ungated) == "step 5: jump x-0.5, ungated; 0.5 s spent"
     looked = replace(trigger(16, [], 0), kind=TriggerKind.LOOK)
     assert trigger_line(looked).startswith("step 16: no search")
     undone = RollBack(jump_step=8, reverse_kl_before=0.21, reverse_kl_after=0.39)
     taken_back = replace(trigger(9, [], 0), kind=TriggerKind.ROLL_BACK, displacement=None, roll_back=undone)
-    assert trigger_line(taken_back) == "step 9: jump of step 8 taken back, reverse KL 0.210 -> 0.390"
+    assert trigger_line(taken_back) == "step 9: jump of step 8 taken back, reverse KL 0.210 -> 0.390; 0.5 s spent"
 
 
 def test_a_confirmation_and_what_was_scored_again_cost_as_much_as_a_search(tmp_path):
@@ -459,8 +464,30 @@ def test_an_audit_is_no_training_time(tmp_path):
     assert read_rows(tmp_path / "extrapolation.jsonl")[0]["audit"]["seconds"] == 4.0
 
 
+def test_the_end_of_a_run_says_what_its_triggers_cost_and_how_far_the_jumps_that_were_kept_led(tmp_path):
+    # Displacements of four steps each: x4 leads as far as 16 steps; what was taken back leads nowhere but has cost time. The
+    # clock moves by 10 s whenever it is read: at both ends of the phase, at the row and for the ETA, at the two tables.
+    now = iter(range(0, 1000, 10))
+    tracker, output = open_tracker(tmp_path, ledger=Ledger(lambda: float(next(now))))
+    with tracker.phase("gate"):
+        pass
+    tracker.log_trigger(KL_JUMP)
+    tracker.log_trigger(trigger(16, [candidate(0, gate_score(0.5), True)], 2))
+    undone = RollBack(jump_step=16, reverse_kl_before=0.21, reverse_kl_after=0.39)
+    tracker.log_trigger(
+        replace(trigger(17, [], 0), kind=TriggerKind.ROLL_BACK, displacement=None, roll_back=undone, seconds=2.0)
+    )
+    tracker.log_step(state_at(17), {})
+    tracker.close()
+    last = output.getvalue().splitlines()[-1]
+    assert last == "triggers: 2 searches, 1 jumps kept; 3.0 s spent (6.0% of training), as far as 16 steps"
+
+
 def test_a_trigger_without_candidates_says_so():
-    assert trigger_line(trigger(1, [candidate(0, gate_score(0.5), True)], 0)) == "step 1: no jump, nothing was tried"
+    assert (
+        trigger_line(trigger(1, [candidate(0, gate_score(0.5), True)], 0))
+        == "step 1: no jump, nothing was tried; 0.5 s spent"
+    )
 
 
 def test_without_a_terminal_every_step_is_one_whole_line(tmp_path):
@@ -469,7 +496,7 @@ def test_without_a_terminal_every_step_is_one_whole_line(tmp_path):
     tracker.log_step(state_at(1), {"loss": 0.5, "reverse_kl": 0.25, "[x]": 1.0})
     tracker.log_eval(state_at(1), report(1))
     lines = output.getvalue().splitlines()
-    assert lines[0] == "step 8: jump x4 accepted, reverse KL 0.210 -> 0.083"
+    assert lines[0] == "step 8: jump x4 accepted, reverse KL 0.210 -> 0.083; 0.5 s spent, as far as 16 steps"
     assert lines[1].startswith("step 1/6 loss 0.500 kl 0.250 ")
     # Longer than the 80 columns of the console, and still one line.
     assert lines[2] == "step 1: score 0.100 ± 0.010 (smoothed 0.100), mean length 3, truncated 0%"

@@ -32,7 +32,7 @@ def record(step: int, step_size: float, kind: TriggerKind = TriggerKind.SEARCH, 
         step=step,
         kind=kind,
         displacement=Displacement(
-            norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=slope, direction_norm=2.0
+            norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=slope, direction_norm=2.0, num_updates=4
         ),
         candidates=(),
         accepted_step_size=step_size,

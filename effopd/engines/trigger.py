@@ -138,6 +138,7 @@ class Trigger:
             cosine_to_previous=None if previous is None else cosine(dot, square, previous_square),
             slope=slope,
             direction_norm=math.sqrt(direction_square),
+            num_updates=self._num_updates,
         )
 
     @torch.no_grad()

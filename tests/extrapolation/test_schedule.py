@@ -31,7 +31,7 @@ def test_the_limit_counts_the_triggers_of_the_schedule() -> None:
 
 def seen(slope: float, direction_norm: float = 2.0) -> Displacement:
     return Displacement(
-        norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=slope, direction_norm=direction_norm
+        norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=slope, direction_norm=direction_norm, num_updates=4
     )
 
 
