@@ -126,7 +126,8 @@ jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 _COST_HEADINGS = ("method", "lr", "seeds", "censored", *(f"{cost.label} to target" for cost in COSTS), "final score")
 _RATIO_HEADINGS = ("method", "lr", "baseline lr", "seeds", "below", *(cost.label for cost in COSTS), "Δ final score")
 _JUMP_HEADINGS = (
-    *("method", "lr", "triggers", "accepted", "audited", "harmful", "false accepts", "at most (95 %)"),
+    *("method", "lr", "share of time", "triggers", "accepted"),
+    *("audited", "harmful", "false accepts", "at most (95 %)"),
     *("harmful by accuracy", "regret, nats/token", "gain lost"),
 )
 
@@ -191,6 +192,7 @@ def _jump_cells(group: Group) -> list[str]:
     return [
         group.method,
         written_lr(group.lr),
+        _with_interval(group.trigger_share, "{:.1%}".format),
         str(jumps.num_triggers),
         f"{jumps.num_accepted} ({_percent(jumps.accept_rate)})",
         str(jumps.num_audited),

@@ -67,6 +67,8 @@ class Group:
     """Cost to its spread, a censored run counting as infinite."""
     final_score: Spread
     jumps: JumpRecord
+    trigger_share: Spread
+    """Seconds of all triggers in parts of the seconds of training, which contain them."""
     ratios: tuple[Ratio, ...]
 
 
@@ -117,6 +119,8 @@ def _group(runs: Sequence[StudyRun], target: float, ratios: Sequence[Ratio]) -> 
     reached = [costs_to(run, target) for run in runs]
     final_score = spread([run.final_score for run in runs])
     assert final_score is not None, "a group has a run"
+    trigger_share = spread([sum(trigger.seconds for trigger in run.triggers) / run.points[-1].seconds for run in runs])
+    assert trigger_share is not None, "a group has a run"
     to_target = {}
     for cost in COSTS:
         of_cost = spread([math.inf if costs is None else costs[cost.key] for costs in reached])
@@ -131,6 +135,7 @@ def _group(runs: Sequence[StudyRun], target: float, ratios: Sequence[Ratio]) -> 
         to_target=to_target,
         final_score=final_score,
         jumps=judge([trigger for run in runs for trigger in run.triggers]),
+        trigger_share=trigger_share,
         ratios=tuple(ratios),
     )
 

@@ -177,3 +177,15 @@ def test_a_run_that_never_rises_has_no_ratio_and_is_counted():
 
 def test_a_task_whose_baseline_has_no_run_yet_has_no_result():
     assert task_result("sums", [run("paper")], settings()) is None
+
+
+# Triggers.
+
+
+def test_the_share_of_triggers_is_of_the_seconds_of_training():
+    # Twenty steps of 2 s, and triggers of 1 s each: 2 / 40 and 4 / 40, whose median is 0.075; without triggers 0.
+    few, many = run("paper", seed=0, jumps=(2.0, 0.0)), run("paper", seed=1, jumps=(2.0, 0.0, 0.0, 0.0))
+    result = task_result("sums", [run(seed=0), run(seed=1), few, many], settings())
+    assert result is not None
+    shares = {group.method: group.trigger_share.median for group in result.groups}
+    assert shares == {"vanilla": 0.0, "paper": pytest.approx(0.075)}
