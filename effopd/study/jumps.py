@@ -29,6 +29,8 @@ class JumpRecord:
     num_accepted: int
     accept_rate: float | None
     """None without triggers."""
+    num_taken_back: int
+    """Accepted jumps that were undone after the next update."""
     num_audited: int
     """Accepted jumps with an audit: the trials of the next three."""
     num_harmful: int
@@ -57,6 +59,7 @@ def judge(triggers: Sequence[Trigger]) -> JumpRecord:
         num_triggers=len(triggers),
         num_accepted=len(accepted),
         accept_rate=len(accepted) / len(triggers) if triggers else None,
+        num_taken_back=sum(trigger.is_taken_back for trigger in accepted),
         num_audited=len(audits),
         num_harmful=num_harmful,
         num_harmful_by_accuracy=sum(map(is_harmful_by_accuracy, audits)),

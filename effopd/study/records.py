@@ -74,6 +74,8 @@ class Trigger:
     accepted_step_size: float
     """0 when the jump was refused."""
     seconds: float
+    is_taken_back: bool = False
+    """Whether the training KL rose after the jump, and it was undone."""
     audit: Audit | None = None
 
 
@@ -114,6 +116,7 @@ def read_run(folder: Path, cell: Cell) -> StudyRun:
     path = folder / EXTRAPOLATION_NAME
     triggers = read_rows(path) if path.exists() else []
     try:
+        taken_back = {row["roll_back"]["jump_step"] for row in triggers if row["kind"] == TriggerKind.ROLL_BACK}
         return StudyRun(
             cell=cell,
             points=tuple(
@@ -131,6 +134,7 @@ def read_run(folder: Path, cell: Cell) -> StudyRun:
                     step=row["step"],
                     accepted_step_size=row["accepted_step_size"],
                     seconds=row["seconds"],
+                    is_taken_back=row["step"] in taken_back,
                     audit=_audit(row["audit"]) if row.get("audit") else None,
                 )
                 for row in triggers

@@ -126,7 +126,7 @@ jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 _COST_HEADINGS = ("method", "lr", "seeds", "censored", *(f"{cost.label} to target" for cost in COSTS), "final score")
 _RATIO_HEADINGS = ("method", "lr", "baseline lr", "seeds", "below", *(cost.label for cost in COSTS), "Δ final score")
 _JUMP_HEADINGS = (
-    *("method", "lr", "share of time", "triggers", "accepted"),
+    *("method", "lr", "share of time", "triggers", "accepted", "taken back"),
     *("audited", "harmful", "false accepts", "at most (95 %)"),
     *("harmful by accuracy", "regret, nats/token", "gain lost"),
 )
@@ -195,6 +195,7 @@ def _jump_cells(group: Group) -> list[str]:
         _with_interval(group.trigger_share, "{:.1%}".format),
         str(jumps.num_triggers),
         f"{jumps.num_accepted} ({_percent(jumps.accept_rate)})",
+        str(jumps.num_taken_back),
         str(jumps.num_audited),
         str(jumps.num_harmful) if jumps.num_audited else "",
         _percent(jumps.false_accept_rate),

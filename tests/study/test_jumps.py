@@ -1,5 +1,7 @@
 """Accept rate, false accepts and regret of triggers made by hand."""
 
+from dataclasses import replace
+
 import pytest
 from curves_by_hand import audit, trigger
 
@@ -50,3 +52,9 @@ def test_regret_is_what_the_best_step_along_the_line_would_have_gained_more():
     assert record.num_searched == 2
     assert record.mean_regret == pytest.approx(0.035)
     assert record.lost_share == pytest.approx(0.07 / 0.12)
+
+
+def test_jumps_that_were_taken_back_are_counted_among_the_accepted():
+    triggers = [trigger(2.0), replace(trigger(4.0), is_taken_back=True), trigger(0.0)]
+    record = judge(triggers)
+    assert (record.num_accepted, record.num_taken_back) == (2, 1)

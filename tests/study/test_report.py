@@ -66,7 +66,11 @@ def test_the_tables_say_what_was_reached_and_what_was_not():
     assert cells(text, "paper", "1e-4", "1e-4")[3:] == ["2", "2", "0.50", "0.50", "0.50", "0.50", "+0.2000"]
     # At 0.6: 20 steps of 10.
     assert cells(text, "paper", "1e-4", "1e-3 (its best)")[3:] == ["2", "0", "2.00", "2.00", "2.00", "2.00", "-0.1000"]
-    assert cells(text, "paper", "1e-4", "5.0%", "4")[4:6] == ["2 (50 %)", "0"]  # two triggers of 1 s in 20 steps of 2 s
+    assert cells(text, "paper", "1e-4", "5.0%", "4")[4:7] == [
+        "2 (50 %)",
+        "0",
+        "0",
+    ]  # two triggers of 1 s in 20 steps of 2 s
     assert "6 of 9 cells finished, in 10 min of run time" in text
     assert "No target: vanilla has no finished run, or gained nothing." in text  # programs
 
