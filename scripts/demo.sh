@@ -8,5 +8,5 @@ scripts/setup.sh
 unset PYTHONDONTWRITEBYTECODE
 
 rm -rf runs/demo
-.venv/bin/effopd train -m experiment=demo_opd,demo_paper,demo_kl_gated 'output_dir=runs/demo/${name}' "$@"
-.venv/bin/effopd compare runs/demo/demo_opd runs/demo/demo_paper runs/demo/demo_kl_gated --output runs/demo
+.venv/bin/effopd train -m experiment=demo_opd,demo_paper,demo_effopd 'output_dir=runs/demo/${name}' "$@"
+.venv/bin/effopd compare runs/demo/demo_opd runs/demo/demo_paper runs/demo/demo_effopd --output runs/demo

@@ -26,7 +26,7 @@ def acceleration_violations(config: RunConfig) -> Iterator[str]:
     accelerate = config.accelerate
     if accelerate.gate is GateKind.none:
         names = [entry.name for entry in fields(accelerate) if entry.name != "gate"]
-        remedy = "choose accelerate=kl_gated, paper or released"
+        remedy = "choose accelerate=effopd, paper or released"
         yield from _without_effect(config, names, "with accelerate.gate=none", remedy)
         return
     yield from _unread(config)
@@ -125,11 +125,11 @@ def _surroundings(config: RunConfig) -> Iterator[str]:
     if accelerate.gate in KL_GATES:
         keys = _shown(config, "accelerate.gate", "algo.name")
         if algo.name not in REVERSE_KL_ALGORITHMS:
-            yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
+            yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=none or released"
         for key in ("algo.teacher_scale", "algo.reward_coef"):
             if attrgetter(key)(config) != attrgetter(key)(_DEFAULTS) and algo.name in REVERSE_KL_ALGORITHMS:
                 keys = _shown(config, "accelerate.gate", key)
-                yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=released"
+                yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=none or released"
     if accelerate.max_kl_increase is not None and algo.name not in REVERSE_KL_ALGORITHMS:
         keys = _shown(config, "accelerate.max_kl_increase", "algo.name")
         yield f"{keys}: this objective measures no reverse KL to the teacher; leave out accelerate.max_kl_increase"

@@ -75,9 +75,35 @@ def test_every_group_is_a_section_of_the_schema():
 
 
 @pytest.mark.parametrize("root", ["train", "eval"])
-def test_a_root_alone_changes_no_default(root):
+def test_a_root_alone_changes_no_default_but_the_acceleration(root):
     with open_configs() as configs:
-        assert configs.compose(root, []) == asdict(RunConfig())
+        assert configs.compose(root, ["accelerate=none"]) == asdict(RunConfig())
+
+
+@pytest.mark.parametrize(
+    ("algo", "preset"),
+    [
+        ("opd", "effopd"),
+        ("opd_full", "effopd"),
+        # Their objectives are others than the reverse KL that effopd gates by.
+        ("exopd", "none"),
+        ("ppo", "none"),
+        ("grpo", "none"),
+        ("dapo", "none"),
+    ],
+)
+def test_the_default_acceleration_is_effopd_where_the_algorithm_minimises_the_reverse_kl(algo, preset):
+    with open_configs() as configs:
+        default, named = (configs.compose("train", [f"algo={algo}", *more]) for more in ([], [f"accelerate={preset}"]))
+    assert default == named
+
+
+def test_effopd_doubles_the_rate_with_every_kept_jump_and_rests_when_jumps_are_refused():
+    settings = train_config("experiment=toy_opd", "accelerate=effopd").accelerate
+    assert (settings.gate, settings.accept) == (GateKind.reverse_kl, AcceptRule.paired)
+    assert (settings.search, settings.step_sizes) == (SearchKind.parabola, [2.0, 6.0])
+    assert (settings.schedule, settings.every, settings.max_rejects) == (ScheduleKind.adaptive, 2, 3)
+    assert (settings.lr_on_accept, settings.lr_on_reject) == (2.0, 1.0)
 
 
 def test_accelerate_none_is_read_as_a_name_and_not_as_null():
@@ -132,13 +158,15 @@ def test_algorithm_presets_have_the_published_values():
 
 @pytest.mark.parametrize(
     ("plain_name", "others"),
-    [("toy_opd", ("toy_effopd", "toy_effopd_paper")), ("demo_opd", ("demo_paper", "demo_kl_gated"))],
+    [("toy_opd", ("toy_effopd", "toy_effopd_paper")), ("demo_opd", ("demo_effopd", "demo_paper"))],
 )
-def test_runs_to_be_compared_differ_only_in_name_and_acceleration(plain_name, others):
-    plain = asdict(train_config(f"experiment={plain_name}"))
-    for name in others:
-        other = asdict(train_config(f"experiment={name}"))
-        assert {key for key in plain if plain[key] != other[key]} == {"name", "accelerate"}
+def test_runs_to_be_compared_differ_only_in_name_and_acceleration_and_ours_in_the_exactness_of_the_loss(
+    plain_name, others
+):
+    plain, ours, printed = (asdict(train_config(f"experiment={name}")) for name in (plain_name, *others))
+    assert {key for key in plain if plain[key] != printed[key]} == {"name", "accelerate"}
+    assert {key for key in plain if plain[key] != ours[key]} == {"name", "accelerate", "algo"}
+    assert ours["algo"] == plain["algo"] | {"name": "opd_full"}
 
 
 @pytest.mark.parametrize("name", ["toy_ppo", "toy_grpo", "toy_dapo"])

@@ -55,7 +55,7 @@ TEACHER_RUNS = {
     "qwen3_14b_base_dapo_teacher": ("Qwen/Qwen3-14B-Base", AlgorithmName.dapo),
     "qwen3_14b_grpo_teacher": ("Qwen/Qwen3-14B", AlgorithmName.grpo),
 }
-METHODS = ("", "accelerate=paper", "accelerate=kl_gated", "algo=exopd")
+METHODS = ("", "accelerate=paper", "accelerate=effopd", "algo=exopd")
 RECIPES = [*((name, method) for name in ROWS for method in METHODS), *((name, "") for name in TEACHER_RUNS)]
 FILES = sorted(
     path for path in (configs_folder() / "experiment").rglob("*.yaml") if not path.stem.startswith(("demo_", "toy_"))
@@ -149,7 +149,7 @@ def test_a_teacher_run_has_the_numbers_of_the_paper(name):
         assert not config.algo.dynamic_sampling
 
 
-@pytest.mark.parametrize(("method", "gate"), [("paper", GateKind.accuracy), ("kl_gated", GateKind.reverse_kl)])
+@pytest.mark.parametrize(("method", "gate"), [("paper", GateKind.accuracy), ("effopd", GateKind.reverse_kl)])
 def test_an_acceleration_changes_nothing_else_of_a_recipe(method, gate):
     plain = asdict(recipe_config("qwen3_4b_grpo"))
     accelerated = asdict(recipe_config("qwen3_4b_grpo", f"accelerate={method}"))

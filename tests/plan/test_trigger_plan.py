@@ -51,7 +51,7 @@ def test_a_plan_has_the_teachers_head_wherever_a_run_has_it():
     has_head = {name: layout_of(preset(name)).has_teacher_head for name in PRESETS}
     assert has_head == {name: needs_teacher_head(preset(name)) for name in PRESETS}
     # The KL gates, and the one with an audit.
-    kl_gates = {"fast_forward", "kl_gated", "kl_then_accuracy", "parabola_kl", "reuse_kl"}
+    kl_gates = {"effopd", "fast_forward", "kl_gated", "kl_then_accuracy", "parabola_kl", "reuse_kl"}
     assert {name for name, has in has_head.items() if has} == kl_gates | {"paired"}
 
 
