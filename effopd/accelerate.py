@@ -8,10 +8,9 @@ leaves the last checkpoint untouched, so a resumed run stands before the trigger
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 from effopd.audit import audit
-from effopd.candidates import Candidates, TriggerRoles
+from effopd.candidates import Candidates, Sampling, TriggerRoles, TriggerSetting
 from effopd.config.schema import AccelerateConfig, GateKind
 from effopd.decision import (
     Decision,
@@ -31,7 +30,6 @@ from effopd.types import (
     Displacement,
     Gathered,
     PolicyVersion,
-    Prompt,
     RunState,
     ScoredHandle,
     Settlement,
@@ -44,19 +42,6 @@ from effopd.types import (
 def is_trigger(config: AccelerateConfig, step: int, num_steps: int) -> bool:
     """Return whether a jump is tried after optimizer step `step` of a run of `num_steps`."""
     return config.gate is not GateKind.none and is_scheduled(config, step, num_steps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TriggerSetting:
-    """What a trigger needs to know of the run, beside `AccelerateConfig`."""
-
-    gate_prompts: tuple[Prompt, ...]
-    audit_prompts: tuple[Prompt, ...]
-    max_response_len: int
-    num_steps: int
-    seed: int
-    trained_payload: TeacherPayload | None
-    """What the teacher said of the responses that a step trains on."""
 
 
 class NoAcceleration:
@@ -100,7 +85,7 @@ class EffOPD:
         started = time.monotonic()
         config, step = self._config, state.step
         displacement = self._roles.learner.open_trigger()
-        candidates = Candidates(step, self._roles, self._setting.max_response_len)
+        candidates = Candidates(step, self._roles)
         kind = TriggerKind.UNGATED if config.gate is GateKind.ungated else TriggerKind.SEARCH
         if is_resting(config, state, displacement):
             kind = TriggerKind.LOOK
@@ -131,7 +116,7 @@ class EffOPD:
         """Return the decision, and how many training tokens the teacher scored again for it."""
         config = self._config
         longest = longest_step_size(displacement, config.max_relative_jump)
-        fresh = FreshSamples(config, candidates, self._setting.gate_prompts, self._setting.seed, step)
+        fresh = FreshSamples(config, candidates, self._setting, step)
         match config.gate:
             case GateKind.ungated:
                 (step_size,) = config.step_sizes
@@ -173,5 +158,9 @@ class EffOPD:
     def _audit(self, candidates: Candidates, step_size: float, step: int) -> Audit | None:
         if not self._setting.audit_prompts:
             return None
-        seed = derive_seed(self._setting.seed, "audit", step)
-        return audit(candidates, self._setting.audit_prompts, self._config.audit_grid, step_size, seed)
+        sampling = Sampling(
+            num_samples=1,
+            max_response_len=self._setting.max_response_len,
+            seed=derive_seed(self._setting.seed, "audit", step),
+        )
+        return audit(candidates, self._setting.audit_prompts, sampling, self._config.audit_grid, step_size)

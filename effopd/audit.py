@@ -3,13 +3,15 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from effopd.candidates import Candidates
+from effopd.candidates import Candidates, Sampling
 from effopd.evaluate import standard_error
 from effopd.gate_scores import Measure, MeasuredResponse, as_score
 from effopd.types import Audit, AuditPoint, Prompt
 
 
-def audit(candidates: Candidates, prompts: Sequence[Prompt], grid: Sequence[float], settled: float, seed: int) -> Audit:
+def audit(
+    candidates: Candidates, prompts: Sequence[Prompt], sampling: Sampling, grid: Sequence[float], settled: float
+) -> Audit:
     """Score the current weights, those settled on and the step sizes of `grid` on `prompts`, while the trigger is open.
 
     All of them share sampling seeds, so that differences are measured with less noise than scores. The oracle is the line
@@ -17,7 +19,7 @@ def audit(candidates: Candidates, prompts: Sequence[Prompt], grid: Sequence[floa
     """
     started = time.monotonic()
     responses = {
-        size: candidates.measure(size, prompts, 1, Measure.REVERSE_KL, seed) for size in sorted({0.0, settled, *grid})
+        size: candidates.measure(size, prompts, sampling, Measure.REVERSE_KL) for size in sorted({0.0, settled, *grid})
     }
     points = {size: _point(size, own, responses[0.0]) for size, own in responses.items()}
     oracle = min(points.values(), key=lambda point: point.reverse_kl_per_token)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from effopd.gate_scores import Measure, MeasuredResponse, measure
 from effopd.roles import Learner, Publisher, Sampler, Teacher, Verifier
-from effopd.types import GenerateRequest, PolicyVersion, Prompt, RolloutHandle
+from effopd.types import GenerateRequest, PolicyVersion, Prompt, RolloutHandle, TeacherPayload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +20,37 @@ class TriggerRoles:
     verifier: Verifier | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerSetting:
+    """What a trigger needs to know of the run, beside `AccelerateConfig`."""
+
+    gate_prompts: tuple[Prompt, ...]
+    audit_prompts: tuple[Prompt, ...]
+    max_response_len: int
+    num_steps: int
+    seed: int
+    trained_payload: TeacherPayload | None
+    """What the teacher said of the responses that a step trains on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How prompts are sampled."""
+
+    num_samples: int
+    """Per prompt."""
+    max_response_len: int
+    seed: int
+
+
 class Candidates:
     """Step sizes as weights. When a trigger opens, learner and samplers hold step size 0 as (step, 0).
 
     Every other step size is published under the next candidate number, whenever the samplers need it.
     """
 
-    def __init__(self, step: int, roles: TriggerRoles, max_response_len: int) -> None:
+    def __init__(self, step: int, roles: TriggerRoles) -> None:
         self._roles = roles
-        self._max_response_len = max_response_len
         self._held = 0.0
         self._published: float | None = 0.0  # None while the samplers hold different ones
         self._version = PolicyVersion(step=step)
@@ -53,29 +75,27 @@ class Candidates:
         return self._version
 
     def measure(
-        self, step_size: float, prompts: Sequence[Prompt], num_samples: int, by: Measure, seed: int
+        self, step_size: float, prompts: Sequence[Prompt], sampling: Sampling, by: Measure
     ) -> list[MeasuredResponse]:
         """Sample `prompts` with a step size, and measure the responses."""
         version = self.show(step_size)
-        rollouts = self._roles.sampler.generate(self._request(prompts, num_samples, seed), version)
+        rollouts = self._roles.sampler.generate(_request(prompts, sampling), version)
         return self._measured(rollouts, prompts, by)
 
     def measure_side_by_side(
-        self, seed_of: Mapping[float, int], prompts: Sequence[Prompt], num_samples: int, by: Measure
+        self, sampling_of: Mapping[float, Sampling], prompts: Sequence[Prompt], by: Measure
     ) -> dict[float, list[MeasuredResponse]]:
-        """Do the same for several step sizes, each with a seed, on a sampling engine each: as many at a time as there are
-        engines. While one is sampled the next one is built, for an engine has its own copy of the weights."""
+        """Do the same for several step sizes on a sampling engine each: as many at a time as there are engines. While one
+        is sampled the next one is built, for an engine has its own copy of the weights."""
         engines = self._roles.sampler.engines()
-        sizes = list(seed_of)
+        sizes = list(sampling_of)
         measured = {}
         self._published = None
         for first in range(0, len(sizes), len(engines)):
             wave = sizes[first : first + len(engines)]
             with ThreadPoolExecutor(len(wave)) as pool:
                 sampling = [
-                    pool.submit(
-                        engine.generate, self._request(prompts, num_samples, seed_of[size]), self._load(size, engine)
-                    )
+                    pool.submit(engine.generate, _request(prompts, sampling_of[size]), self._load(size, engine))
                     for size, engine in zip(wave, engines, strict=False)
                 ]
                 rollouts = [future.result() for future in sampling]
@@ -95,16 +115,17 @@ class Candidates:
         self._version = PolicyVersion(step=self._version.step, candidate=self._version.candidate + 1)
         return self._version
 
-    def _request(self, prompts: Sequence[Prompt], num_samples: int, seed: int) -> GenerateRequest:
-        return GenerateRequest(
-            prompts=tuple(prompts),
-            num_samples=num_samples,
-            max_response_len=self._max_response_len,
-            temperature=1.0,
-            top_p=1.0,
-            seed=seed,
-        )
-
     def _measured(self, rollouts: RolloutHandle, prompts: Sequence[Prompt], by: Measure) -> list[MeasuredResponse]:
         roles = self._roles
         return measure(rollouts, prompts, by, learner=roles.learner, teacher=roles.teacher, verifier=roles.verifier)
+
+
+def _request(prompts: Sequence[Prompt], sampling: Sampling) -> GenerateRequest:
+    return GenerateRequest(
+        prompts=tuple(prompts),
+        num_samples=sampling.num_samples,
+        max_response_len=sampling.max_response_len,
+        temperature=1.0,
+        top_p=1.0,
+        seed=sampling.seed,
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from effopd.candidates import Candidates
+from effopd.candidates import Candidates, Sampling, TriggerSetting
 from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule
 from effopd.config.search_schema import SearchKind
 from effopd.extrapolation.gate import (
@@ -22,7 +22,7 @@ from effopd.extrapolation.step_sizes import planned_step_sizes
 from effopd.gate_scores import Measure, MeasuredResponse, as_score, measure_again
 from effopd.roles import Learner
 from effopd.seeds import derive_seed
-from effopd.types import CandidateRecord, GateScore, Prompt, ScoredHandle
+from effopd.types import CandidateRecord, GateScore, ScoredHandle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,11 @@ class Decision:
 class FreshSamples:
     """The gate prompts, sampled by every candidate that is asked for."""
 
-    def __init__(
-        self, config: AccelerateConfig, candidates: Candidates, prompts: Sequence[Prompt], seed: int, step: int
-    ) -> None:
+    def __init__(self, config: AccelerateConfig, candidates: Candidates, setting: TriggerSetting, step: int) -> None:
         self._config = config
         self._candidates = candidates
-        self._prompts = prompts
-        self._seed = seed
+        self._setting = setting
+        self._prompts = setting.gate_prompts
         self._step = step
         self._responses: dict[float, list[MeasuredResponse]] = {}
 
@@ -61,26 +59,27 @@ class FreshSamples:
         if step_size in self._responses:
             yield as_score(self._responses[step_size], by)
             return
-        seed = self._sampling_seed(len(self._responses))
+        sampling = self._sampling(len(self._responses))
         self._responses[step_size] = []
         for first in range(0, len(self._prompts), chunk_prompts):
             chunk = self._prompts[first : first + chunk_prompts]
-            self._responses[step_size] += self._candidates.measure(
-                step_size, chunk, self._config.samples_per_prompt, by, seed
-            )
+            self._responses[step_size] += self._candidates.measure(step_size, chunk, sampling, by)
             yield as_score(self._responses[step_size], by)
 
     def sample_side_by_side(self, step_sizes: Sequence[float], by: Measure) -> None:
         """Sample several step sizes at the same time, with the seeds that they would have in this order."""
         first = len(self._responses)
-        seed_of = {size: self._sampling_seed(first + number) for number, size in enumerate(step_sizes)}
-        num_samples = self._config.samples_per_prompt
-        self._responses |= self._candidates.measure_side_by_side(seed_of, self._prompts, num_samples, by)
+        sampling_of = {size: self._sampling(first + number) for number, size in enumerate(step_sizes)}
+        self._responses |= self._candidates.measure_side_by_side(sampling_of, self._prompts, by)
 
-    def _sampling_seed(self, number: int) -> int:
-        """Return the seed of candidate `number`, 0 being the baseline."""
+    def _sampling(self, number: int) -> Sampling:
+        """Return how candidate `number`, 0 being the baseline, samples."""
         own_number = 0 if self._config.seeds is SeedRule.common else number
-        return derive_seed(self._seed, "gate", self._step, own_number)
+        return Sampling(
+            num_samples=self._config.samples_per_prompt,
+            max_response_len=self._config.max_response_len or self._setting.max_response_len,
+            seed=derive_seed(self._setting.seed, "gate", self._step, own_number),
+        )
 
 
 def search_on_fresh_samples(config: AccelerateConfig, fresh: FreshSamples, by: Measure, longest: float) -> Decision:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from effopd.accelerate import NoAcceleration, TriggerSetting
+from effopd.accelerate import NoAcceleration
 from effopd.algorithms.build import build_algorithm
+from effopd.candidates import TriggerSetting
 from effopd.checkpoints.streaming import FileRecord
 from effopd.config.schema import GateKind, RunConfig
 from effopd.data.recorded import NothingToPublish, ReplayedRollouts

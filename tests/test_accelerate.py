@@ -5,8 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from effopd.accelerate import EffOPD, TriggerSetting, is_trigger
-from effopd.candidates import TriggerRoles
+from effopd.accelerate import EffOPD, is_trigger
+from effopd.candidates import TriggerRoles, TriggerSetting
 from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule
 from effopd.config.search_schema import ScheduleKind, SearchKind
 from effopd.handles import as_scored
@@ -199,6 +199,15 @@ def effopd(
     )
     roles = TriggerRoles(learner=world, sampler=world, teacher=world, publisher=world, verifier=world)
     return EffOPD(config, setting, roles, lambda name: nullcontext())
+
+
+@pytest.mark.parametrize(("cap", "longest"), [(None, 16), (5, 5)])
+def test_gate_responses_have_a_cap_of_their_own_and_audits_have_not(cap: int | None, longest: int) -> None:
+    world = FakeWorld({size: 0.5 for size in (0.0, 1.0, 2.0)})
+    config = AccelerateConfig(gate=GateKind.accuracy, max_response_len=cap, audit_prompts=4, audit_grid=[1.0])
+    effopd(world, config).try_jump(RunState(step=8), TRAINED_ON)
+    # The current weights and the first candidate, which is refused; then the audit at 0 and at 1.
+    assert [request.max_response_len for request in world.requests] == [longest, longest, 16, 16]
 
 
 @pytest.mark.parametrize("gate", [GateKind.accuracy, GateKind.reverse_kl])

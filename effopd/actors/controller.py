@@ -8,10 +8,10 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
-from effopd.accelerate import EffOPD, TriggerSetting, is_trigger
+from effopd.accelerate import EffOPD, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
-from effopd.candidates import TriggerRoles
+from effopd.candidates import TriggerRoles, TriggerSetting
 from effopd.checkpoints.streaming import FileRecord
 from effopd.config.schema import AccelerateConfig
 from effopd.production import uncharged

@@ -50,9 +50,10 @@ def _unread(config: RunConfig) -> Iterator[str]:
     """Settings that the chosen schedule, search, rule or gate does not look at."""
     accelerate = config.accelerate
     if accelerate.gate is GateKind.ungated:
-        names = ["accept", "seeds", "num_prompts", "samples_per_prompt", "max_length_change", "max_entropy_change"]
+        names = ["accept", "seeds", "num_prompts", "samples_per_prompt", "max_response_len", "max_length_change"]
+        names += ["max_entropy_change", "lr_on_reject"]
         remedy = "leave it out, or choose a gate"
-        yield from _without_effect(config, [*names, "lr_on_reject"], "with accelerate.gate=ungated", remedy)
+        yield from _without_effect(config, names, "with accelerate.gate=ungated", remedy)
     if accelerate.gate is GateKind.accuracy:
         remedy = "only the KL gates look at lengths"
         yield from _without_effect(config, ["max_length_change"], "with accelerate.gate=accuracy", remedy)
@@ -130,6 +131,10 @@ def _surroundings(config: RunConfig) -> Iterator[str]:
             if attrgetter(key)(config) != attrgetter(key)(_DEFAULTS) and algo.name in REVERSE_KL_ALGORITHMS:
                 keys = _shown(config, "accelerate.gate", key)
                 yield f"{keys}: the KL gate measures another objective than the algorithm's; use accelerate=none or released"
+    cap = accelerate.max_response_len
+    if cap is not None and cap > config.rollout.max_response_len:
+        keys = _shown(config, "accelerate.max_response_len", "rollout.max_response_len")
+        yield f"{keys}: gate responses may be shorter than those of training, not longer; use null for the same"
     if accelerate.max_kl_increase is not None and algo.name not in REVERSE_KL_ALGORITHMS:
         keys = _shown(config, "accelerate.max_kl_increase", "algo.name")
         yield f"{keys}: this objective measures no reverse KL to the teacher; leave out accelerate.max_kl_increase"

@@ -353,6 +353,9 @@ class AccelerateConfig(SearchConfig):
     num_prompts: int = 50
     """Gate prompts, held out of training and fixed for the run."""
     samples_per_prompt: int = 1
+    max_response_len: int | None = None
+    """Cap on the responses to gate prompts, in tokens: a trigger waits for its longest one. What a cap cuts off counts as
+    wrong to an accuracy gate. Null: `rollout.max_response_len`."""
     max_length_change: float = 0.2
     """KL gates: refuse a candidate whose mean response length differs from the baseline's by more than this fraction."""
     exp_avg_scale: float = 1.0
@@ -383,6 +386,13 @@ class AccelerateConfig(SearchConfig):
             self.samples_per_prompt,
             "must be at least 1",
             "the paper uses 1",
+        )
+        require(
+            self.max_response_len is None or self.max_response_len >= 1,
+            "accelerate.max_response_len",
+            self.max_response_len,
+            "must be at least 1",
+            "use null for rollout.max_response_len",
         )
         require(
             self.max_length_change > 0,

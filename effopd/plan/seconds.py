@@ -83,7 +83,8 @@ def timing(
     num_tokens = num_responses * (prompt + response)
     phases: list[Phase] = []
     if layout.num_samplers > 0:
-        phases.append(_rollout(config, layout, student, sampler, cluster, num_responses, prompt, response))
+        longest = rollout.max_response_len
+        phases.append(_rollout(config, layout, student, sampler, cluster, num_responses, prompt, response, longest))
     if layout.num_teachers > 0 and teacher is not None:
         phases.append(_scoring("teacher", teacher, num_tokens, prompt + response, cluster))
     if layout.num_references > 0:
@@ -111,13 +112,15 @@ def _rollout(
     num_responses: int,
     prompt: int,
     response: int,
+    longest: int,
 ) -> Phase:
-    """Decoding: every step reads the weights and the cached tokens once; there are as many steps as the slowest needs."""
+    """Decoding: every step reads the weights and the cached tokens once; there are as many steps as the slowest needs, whose
+    response has `longest` tokens."""
     rollout, gpu = config.rollout, cluster.gpu
     own = -(-num_responses // layout.num_samplers)
     context = prompt + response // 2
     at_once = max(1, min(own, rollout.max_num_seqs, sampler.kv_tokens // max(context, 1)))
-    num_steps = max(rollout.max_response_len if own > 1 else response, -(-own * response // at_once))
+    num_steps = max(longest if own > 1 else response, -(-own * response // at_once))
     # Few sequences remain for the longest ones, and the mean is what a step carries.
     carried = min(at_once, own * response / num_steps)
     weights = itemsize(rollout.dtype) * student.num_parameters / rollout.tensor_parallel_size
@@ -206,7 +209,8 @@ def _trigger(
     if gate.gate is GateKind.ungated:
         return Phase("trigger", publish.seconds, "nothing is sampled; the jump is published"), num_triggers
     responses = gate.num_prompts * gate.samples_per_prompt
-    one = _rollout(config, layout, student, sampler, cluster, responses, prompt, response)
+    longest = gate.max_response_len or config.rollout.max_response_len
+    one = _rollout(config, layout, student, sampler, cluster, responses, prompt, min(response, longest), longest)
     if gate.gate is GateKind.reuse_kl:
         candidates, sampled = 1, "the winner, to confirm it"
     else:

@@ -118,6 +118,8 @@ VIOLATIONS = [
         {"accelerate.gate": GateKind.reverse_kl, **GRPO},
         ["accelerate.gate=reverse_kl and algo.name=grpo", "another objective", "accelerate=none or released"],
     ),
+    ({"accelerate.max_response_len": 2048, **ACCURACY}, ["accelerate.max_response_len=2048", "max_response_len=1024"]),
+    ({"accelerate.max_response_len": 64}, ["accelerate.max_response_len=64", "accelerate.gate=none"]),
     ({"accelerate.accept": AcceptRule.non_worse}, ["accelerate.accept=non_worse", "accelerate.gate=none"]),
     ({"accelerate.num_prompts": 20}, ["accelerate.num_prompts=20", "accelerate.gate=none"]),
     ({"accelerate.max_length_change": 0.1, **ACCURACY}, ["accelerate.max_length_change=0.1", "gate=accuracy"]),
