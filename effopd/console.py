@@ -56,7 +56,7 @@ def trigger_line(record: TriggerRecord) -> str:
     """Return what a trigger decided and what it cost, in one line.
 
     E.g. `step 8: jump x4 accepted, reverse KL 0.210 -> 0.083; 14 s spent, as far as 16 steps`, or
-    `step 8: no jump, x2 refused: reverse KL 0.210 -> 0.250 (not below the baseline); 6.1 s spent`.
+    `step 8: no jump, x2 refused: reverse KL 0.210 -> 0.250 (not better); 6.1 s spent`.
     """
     spent = f"; {record.seconds:.2g} s spent" if record.seconds < 10 else f"; {record.seconds:,.0f} s spent"
     gained = f", as far as {num_steps_jumped(record):.3g} steps" if record.accepted_step_size > 0 else ""
@@ -95,10 +95,10 @@ def _outcome(record: TriggerRecord) -> str:
 
 
 def _change(baseline: GateScore, candidate: CandidateRecord) -> str:
-    before, after = baseline.reverse_kl_per_token, candidate.score.reverse_kl_per_token
-    if before is not None and after is not None:
-        return f"reverse KL {before:.3f} -> {after:.3f}"
-    return f"accuracy {baseline.value:.3f} -> {candidate.score.value:.3f}"
+    """Return the change of what the gate looks at. Its value is an accuracy, or minus a reverse KL."""
+    if baseline.value == baseline.accuracy:
+        return f"accuracy {baseline.value:.3f} -> {candidate.score.value:.3f}"
+    return f"reverse KL {-baseline.value:.3f} -> {-candidate.score.value:.3f}"
 
 
 def eval_line(report: EvalReport, ema_score: float) -> str:

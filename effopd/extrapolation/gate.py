@@ -20,12 +20,13 @@ def accept_by_value(rule: AcceptRule) -> Accept:
     (`strict`, as released) the best so far."""
 
     def accept(candidate: GateScore, best: GateScore) -> tuple[bool, str]:
-        comparison = f"{candidate.value:.4f} against {best.value:.4f}"
         match rule:
             case AcceptRule.strict:
-                return candidate.value > best.value, comparison
+                is_accepted = candidate.value > best.value
+                return is_accepted, "better" if is_accepted else "not better"
             case AcceptRule.non_worse:
-                return candidate.value >= best.value, comparison
+                is_accepted = candidate.value >= best.value
+                return is_accepted, "not worse" if is_accepted else "worse"
             case _:
                 raise AssertionError(f"{rule} looks at more than the value")
 
@@ -37,8 +38,7 @@ def accept_by_posterior(posterior: Posterior, min_posterior: float) -> Accept:
 
     def accept(candidate: GateScore, best: GateScore) -> tuple[bool, str]:
         probability = posterior(candidate, best)
-        comparison = f"{candidate.value:.4f} against {best.value:.4f}, better with probability {probability:.3f}"
-        return probability >= min_posterior, comparison
+        return probability >= min_posterior, f"better with probability {probability:.3f}"
 
     return accept
 

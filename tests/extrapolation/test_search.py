@@ -161,10 +161,10 @@ def test_a_search_that_is_not_confirmed_keeps_its_reasons() -> None:
     records = search(
         AccelerateConfig(), score(0.0), judge_from({2.0: 1.0, 4.0: 0.5}, accept_by_value(AcceptRule.strict)), math.inf
     )
-    refused = withdrawn(records, "not confirmed: 0.3 against 0.4")
+    refused = withdrawn(records, "not confirmed: not better")
     assert accepted_step_size(refused) == 0.0
     assert refused[0].is_accepted
-    assert refused[1].reason == "1.0000 against 0.0000; not confirmed: 0.3 against 0.4"
+    assert refused[1].reason == "better; not confirmed: not better"
     assert refused[2] == records[2]
 
 
