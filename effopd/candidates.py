@@ -1,9 +1,11 @@
 """The weights that one trigger compares: brought to learner and samplers, sampled, measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+from effopd.errors import WeightsLostError
 from effopd.gate_scores import Measure, MeasuredResponse, measure
 from effopd.roles import Learner, Publisher, Sampler, Teacher, Verifier
 from effopd.types import GenerateRequest, PolicyVersion, Prompt, RolloutHandle, TeacherPayload
@@ -98,11 +100,24 @@ class Candidates:
                     pool.submit(engine.generate, _request(prompts, sampling_of[size]), self._load(size, engine))
                     for size, engine in zip(wave, engines, strict=False)
                 ]
-                rollouts = [future.result() for future in sampling]
+                rollouts = [
+                    self._sampled(future.result, engine, self._request(prompts, num_samples, seed_of[size]), size)
+                    for future, engine, size in zip(sampling, engines, wave, strict=False)
+                ]
             for size, own in zip(wave, rollouts, strict=True):
                 self.hold(size)
                 measured[size] = self._measured(own, prompts, by)
         return measured
+
+    def _sampled(
+        self, sample: Callable[[], RolloutHandle], engine: Sampler, request: GenerateRequest, step_size: float
+    ) -> RolloutHandle:
+        """Return what one engine samples; if it is replaced meanwhile, bring the step size to the new one and ask again."""
+        while True:
+            try:
+                return sample()
+            except WeightsLostError:
+                sample = partial(engine.generate, request, self._load(step_size, engine))
 
     def _load(self, step_size: float, engine: Sampler) -> PolicyVersion:
         """Bring a step size to one engine. Canaries are for publishes to all of them."""

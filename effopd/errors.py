@@ -25,6 +25,18 @@ class WeightSyncError(EffOPDError, RuntimeError):
     """Weights in a sampler are not the weights that were asked for."""
 
 
+class WeightsLostError(WeightSyncError):
+    """A sampler was replaced and the weights it had held are no longer staged. Load them again, and ask again."""
+
+
+class NotReadyError(EffOPDError, RuntimeError):
+    """A process was asked for what it holds before it was given it, as a replaced one is."""
+
+
+class ActorLostError(EffOPDError, RuntimeError):
+    """A process died that held what no other has, e.g. a shard of the weights. The run can go on from a checkpoint."""
+
+
 class CheckpointError(EffOPDError, RuntimeError):
     """A checkpoint is missing, damaged or does not fit the run."""
 

@@ -22,7 +22,7 @@ from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.data.report import check_unchanged, write_records
 from effopd.doctor.examination import require_sound_machine
-from effopd.errors import CheckpointError, ConfigError
+from effopd.errors import ActorLostError, CheckpointError, ConfigError, EffOPDError
 from effopd.gathering import gather
 from effopd.inputs import EvalSetPrompts, RunInputs, read_eval_sets, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
@@ -53,12 +53,42 @@ def train(config: RunConfig) -> None:
         check_unchanged(run_dir, inputs.data_records)
     store = CheckpointStore(run_dir, config.checkpoint.keep_last, config.checkpoint.keep_best)
     checkpoint = resume_point(config, store)
+    if checkpoint is None and config.resume is not None:
+        discard_records_after(run_dir, -1)
+    num_restarts = 0
+    while True:
+        try:
+            return train_from(checkpoint, config, inputs, store)
+        except ActorLostError as error:
+            # A recording has no checkpoints to go on from.
+            if num_restarts == config.cluster.max_restarts or config.debug.mode is DebugMode.rollout_only:
+                raise after_restarts(error, num_restarts) from error
+            num_restarts += 1
+            stop_actors(config)
+            # As a resumed run does: nothing that a dead process may have left half-done is looked at.
+            checkpoint = store.latest()
+            if checkpoint is None:
+                discard_records_after(run_dir, -1)
+            origin = "the beginning" if checkpoint is None else f"the checkpoint at step {checkpoint.state.step}"
+            logger.warning(
+                "%s\nthe run goes on from %s (restart %d of at most cluster.max_restarts=%d)",
+                error,
+                origin,
+                num_restarts,
+                config.cluster.max_restarts,
+            )
+
+
+def train_from(checkpoint: Checkpoint | None, config: RunConfig, inputs: RunInputs, store: CheckpointStore) -> None:
+    """Start all roles, train to the end from `checkpoint`, or from the beginning without one, and close.
+
+    Raises ActorLostError when a process died that held what no other has.
+    """
+    run_dir = run_folder(config)
     ledger = Ledger()
     if checkpoint is not None:
         require_fit(checkpoint.directory, inputs.student.shapes, has_critic=algorithm_needs(config).critic)
         restore_ledger(ledger, checkpoint)
-    elif config.resume is not None:
-        discard_records_after(run_dir, -1)
     tracker = RunTracker(run_dir, config, resumed=checkpoint and checkpoint.state, ledger=ledger)
     write_config(config, run_dir / CONFIG_NAME)
     write_records(run_dir, inputs.data_records)
@@ -70,6 +100,14 @@ def train(config: RunConfig) -> None:
             production.close()
     finally:
         tracker.close()
+
+
+def after_restarts(error: ActorLostError, num_restarts: int) -> EffOPDError:
+    """Return the error that ends a run which may not be restarted once more."""
+    tried = f"after {num_restarts} restarts: " if num_restarts else ""
+    return EffOPDError(
+        f"{tried}{error}\ncluster.max_restarts={num_restarts} allows no more; mend it and resume the run"
+    )
 
 
 def evaluate(config: RunConfig) -> None:
@@ -261,6 +299,14 @@ def start(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
             from effopd.actors.session import session_for  # noqa: PLC0415
 
             return build_ray(config, inputs, session_for(config.cluster), phase)
+
+
+def stop_actors(config: RunConfig) -> None:
+    """Stop every process of the run's roles that is still there, so that all begin anew."""
+    if config.cluster.runtime is Runtime.ray:
+        from effopd.actors.session import session_for  # noqa: PLC0415
+
+        session_for(config.cluster).stop_actors()
 
 
 def start_sampler(config: RunConfig, student: ModelFiles) -> tuple[Sampler, Mapping[str, Verifier], Callable[[], None]]:

@@ -29,8 +29,8 @@ from effopd.production import (
     Production,
     algorithm_needs,
     learner_setup,
-    load_static_weights,
     replay_production,
+    static_publication,
     trigger_setting,
     uncharged,
 )
@@ -252,7 +252,8 @@ def build_local_sampler(
         seed=0,
     )
     sampler = LocalSampler(engine, uncharged)
-    load_static_weights(config, student, sampler)
+    with static_publication(config, student) as publication:
+        sampler.load(publication)
 
     def close() -> None:
         engine.close()

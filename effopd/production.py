@@ -1,7 +1,7 @@
 """The running parts of a run, whichever runtime they live in, and the shape in which `launch.py` wants them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from effopd.inputs import EvalSetPrompts, RunInputs
 from effopd.preflight import ModelFiles
 from effopd.roles import Accelerator, Learner, Publisher, Reference, Sampler, Teacher, Verifier
 from effopd.seeds import derive_seed
-from effopd.types import AlgorithmNeeds, GenerateRequest, ScoredHandle, ScoredRollout
+from effopd.types import AlgorithmNeeds, GenerateRequest, Publication, ScoredHandle, ScoredRollout
 from effopd.weights import shared_memory_folder
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -106,12 +106,13 @@ def replay_production(
     )
 
 
-def load_static_weights(config: RunConfig, student: ModelFiles, sampler: Sampler) -> None:
-    """Give a sampler that no learner feeds the student's own weights, as version 0.0."""
+@contextmanager
+def static_publication(config: RunConfig, student: ModelFiles) -> Iterator[Publication]:
+    """Stage the student's own weights as version 0.0, for samplers that no learner feeds, until they have loaded them."""
     dtype = getattr(torch, config.rollout.dtype.value)
     writer, publication = stage_folder(student.folder, dtype, shared_memory_folder())
     try:
-        sampler.load(publication)
+        yield publication
     finally:
         writer.close()
 

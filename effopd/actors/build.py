@@ -1,6 +1,7 @@
 """The cast of a run on Ray: which actors there are, and the production they make."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import ray
 from torch import Tensor
@@ -11,6 +12,7 @@ from effopd.actors.controller import ControllerActor, RayController, TriggerSetu
 from effopd.actors.learner import LearnerActor
 from effopd.actors.sampler import RaySampler, SamplerActor
 from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
+from effopd.actors.supervision import Member
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
 from effopd.config.check import needs_teacher_head
@@ -25,13 +27,13 @@ from effopd.production import (
     Production,
     algorithm_needs,
     learner_setup,
-    load_static_weights,
     replay_production,
+    static_publication,
     trigger_setting,
     uncharged,
 )
 from effopd.publishing import CheckedPublisher, canary_tolerance
-from effopd.types import ScoredHandle, ScoredRollout
+from effopd.types import Publication, ScoredHandle, ScoredRollout
 
 
 def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: Phase) -> Production:
@@ -51,21 +53,21 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
         *(verifier_specs(config) if not is_replay else []),
     ]
     actors = session.have(specs)
+    members = {name: Member(name, actor) for name, actor in actors.items()}
+    verifiers = {name: members[verifier_actor_name(name)] for name in verifier_names(config) if not is_replay}
     cast = ActorCast(
-        samplers=tuple(actors[spec.name] for spec in specs if spec.actor_class is SamplerActor),
-        teachers=tuple(actors[spec.name] for spec in specs if spec.name.startswith("teacher")),
-        references=tuple(actors[spec.name] for spec in specs if spec.name.startswith("reference")),
+        samplers=tuple(members[spec.name] for spec in specs if spec.actor_class is SamplerActor),
+        teachers=tuple(members[spec.name] for spec in specs if spec.name.startswith("teacher")),
+        references=tuple(members[spec.name] for spec in specs if spec.name.startswith("reference")),
         learners=tuple(actors[spec.name] for spec in specs if spec.actor_class is LearnerActor),
-        verifier=None if config.data.verifier is None else actors.get(verifier_actor_name(config.data.verifier)),
+        verifier=None if config.data.verifier is None else verifiers.get(config.data.verifier),
     )
-    verifier_actors = [actors[spec.name] for spec in specs if spec.actor_class is VerifierActor]
     # Small processes first: what they refuse is known before the engines have started.
-    if verifier_actors:
-        wait_until_ready(verifier_actors, "the verifier")
-    wait_until_ready(list(cast.teachers), "the teacher")
-    wait_until_ready(list(cast.references), "the reference")
+    wait_until_ready(verifiers.values(), "the verifier")
+    wait_until_ready(cast.teachers, "the teacher")
+    wait_until_ready(cast.references, "the reference")
     begin_learners(config, inputs, cast)
-    wait_until_ready(list(cast.samplers), "a sampler")
+    wait_until_ready(cast.samplers, "a sampler")
 
     controller = actors[controller_spec().name]
     setup = TriggerSetup(
@@ -75,7 +77,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
         canary_every=config.rollout.canary_every,
         canary_tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
     )
-    wait_for([controller.begin.remote(cast, setup)], "the controller")
+    wait_for([controller.begin.remote(cast, setup)], "the controller", "starting")
     accelerator = RayController(controller, config.accelerate, config.num_steps, phase)
     learner, sampler = cast.learner(phase), cast.sampler(phase)
     if is_replay:
@@ -95,7 +97,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
             tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
             phase=phase,
         ),
-        verifiers={name: RayVerifier(actors[verifier_actor_name(name)]) for name in verifier_names(config)},
+        verifiers={name: RayVerifier(member) for name, member in verifiers.items()},
         accelerator=accelerator,
         save_learner=accelerator.save,
         load_learner=learner.load,
@@ -110,20 +112,25 @@ def build_ray_sampler(
     """Start samplers with the student's own weights as version 0.0, and the verifiers."""
     gpus = 1 if _uses_gpus(config) else 0
     samplers, verifiers = sampler_specs(config, student, gpus), verifier_specs(config)
-    actors = session.have([*samplers, *verifiers])
-    wait_until_ready(list(actors.values()), "a sampler or the verifier")
-    sampler = RaySampler([actors[spec.name] for spec in samplers], 1, uncharged)
-    load_static_weights(config, student, sampler)
-    roles = {name: RayVerifier(actors[verifier_actor_name(name)]) for name in verifier_names(config)}
+    members = {name: Member(name, actor) for name, actor in session.have([*samplers, *verifiers]).items()}
+    wait_until_ready(members.values(), "a sampler or the verifier")
+
+    def staged() -> AbstractContextManager[Publication]:
+        return static_publication(config, student)
+
+    sampler = RaySampler([members[spec.name] for spec in samplers], 1, uncharged, staged)
+    with staged() as publication:
+        sampler.load(publication)
+    roles = {name: RayVerifier(members[verifier_actor_name(name)]) for name in verifier_names(config)}
     return sampler, roles, lambda: None
 
 
 def build_ray_teacher(config: RunConfig, teacher: ModelFiles, session: RaySession) -> RayTeacher:
     """Start the teacher alone; the session's other actors stop."""
     specs = _frozen_specs("teacher", config, teacher, 1 if _uses_gpus(config) else 0)
-    actors = list(session.have(specs).values())
-    wait_until_ready(actors, "the teacher")
-    return RayTeacher(actors, uncharged)
+    members = [Member(name, actor) for name, actor in session.have(specs).items()]
+    wait_until_ready(members, "the teacher")
+    return RayTeacher(members, uncharged)
 
 
 def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[ActorSpec]:
@@ -140,6 +147,7 @@ def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[Act
             keywords=keywords,
             num_gpus=gpus * config.rollout.tensor_parallel_size,
             num_threads=config.rollout.num_threads,
+            max_restarts=config.cluster.max_restarts,
         )
         for index in range(config.rollout.num_samplers)
     ]
@@ -155,6 +163,7 @@ def _frozen_specs(role: str, config: RunConfig, files: ModelFiles, gpus: int) ->
             keywords=(("attn_implementation", config.model.attn_implementation), ("device", config.cluster.device)),
             num_gpus=gpus,
             num_threads=config.teacher.num_threads,
+            max_restarts=config.cluster.max_restarts,
         )
     ]
 
@@ -179,6 +188,7 @@ def verifier_specs(config: RunConfig) -> list[ActorSpec]:
             name=verifier_actor_name(name),
             actor_class=VerifierActor,
             arguments=(name, config.data.verifier_workers, seconds_per_answer(config, name)),
+            max_restarts=config.cluster.max_restarts,
         )
         for name in verifier_names(config)
     ]
@@ -194,12 +204,13 @@ def controller_spec() -> ActorSpec:
 
 def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast) -> None:
     """Build every rank's engine, all together."""
-    (meeting_place,) = wait_for([cast.learners[0].meeting_place.remote()], "a learner rank")
+    (meeting_place,) = wait_for([cast.learners[0].meeting_place.remote()], "a learner rank", "starting")
     teacher_head: ray.ObjectRef[Tensor] | None = None
     if needs_teacher_head(config):
-        teacher_head = cast.teachers[0].head.remote()  # goes from actor to actor
+        teacher_head = cast.teachers[0].actor.head.remote()  # goes from actor to actor
     setup = learner_setup(config, inputs)
-    wait_for([actor.begin.remote(setup, teacher_head, meeting_place) for actor in cast.learners], "a learner rank")
+    calls = [actor.begin.remote(setup, teacher_head, meeting_place) for actor in cast.learners]
+    wait_for(calls, "a learner rank", "starting")
 
 
 def _uses_gpus(config: RunConfig) -> bool:
@@ -214,5 +225,5 @@ def _uses_gpus(config: RunConfig) -> bool:
 
 def _fetch(batch: ScoredHandle) -> list[ScoredRollout]:
     references = [reference for part in batch.parts for reference in part]
-    items = (item for part in wait_for(references, "a sampler or the teacher") for item in part)
+    items = (item for part in wait_for(references, "a sampler or the teacher", "recording") for item in part)
     return to_train_on(items, batch.rewards)

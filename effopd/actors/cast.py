@@ -1,28 +1,37 @@
-"""Who plays in a run: bare actor handles, which can travel to another actor, and the role groups made of them."""
+"""Who plays in a run: actor handles, which can travel to another actor, and the role groups made of them."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from ray.actor import ActorHandle
 
 from effopd.actors.learner import RayLearner
 from effopd.actors.sampler import RaySampler
+from effopd.actors.supervision import Member
 from effopd.actors.teacher import RayTeacher
 from effopd.actors.verifier import RayVerifier
 from effopd.production import Phase
+from effopd.types import Publication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorCast:
-    """The actors of one run. Groups charge their time to the `phase` of whoever makes them."""
+    """The actors of one run: members can be replaced, learner ranks cannot. Groups charge their time to the `phase` of
+    whoever makes them."""
 
-    samplers: tuple[ActorHandle, ...]
-    teachers: tuple[ActorHandle, ...]
-    references: tuple[ActorHandle, ...]
+    samplers: tuple[Member, ...]
+    teachers: tuple[Member, ...]
+    references: tuple[Member, ...]
     learners: tuple[ActorHandle, ...]
-    verifier: ActorHandle | None
+    verifier: Member | None
 
     def sampler(self, phase: Phase) -> RaySampler:
-        return RaySampler(self.samplers, len(self.learners), phase)
+        learner = self.learner(phase)
+
+        def staged() -> AbstractContextManager[Publication | None]:
+            return nullcontext(learner.staged())
+
+        return RaySampler(self.samplers, len(self.learners), phase, staged)
 
     def teacher(self, phase: Phase) -> RayTeacher | None:
         return RayTeacher(self.teachers, phase) if self.teachers else None

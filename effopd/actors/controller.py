@@ -86,8 +86,8 @@ class RayController:
 
     def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
         with self._phase("gate"):
-            return wait_for([self._actor.try_jump.remote(state, gathered)], ROLE)[0]
+            return wait_for([self._actor.try_jump.remote(state, gathered)], ROLE, "trying a jump")[0]
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         with self._phase("save"):
-            return wait_for([self._actor.save.remote(directory)], ROLE)[0]
+            return wait_for([self._actor.save.remote(directory)], ROLE, "saving")[0]

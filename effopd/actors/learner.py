@@ -43,6 +43,7 @@ class LearnerActor:
         self._rank = rank
         self._world_size = world_size
         self._learner: DeepSpeedLearner | None = None
+        self._staged: Publication | None = None
         self._folder = TemporaryDirectory()  # stays as long as the process group may ask for it
 
     def meeting_place(self) -> str:
@@ -51,7 +52,7 @@ class LearnerActor:
 
     def begin(self, setup: LearnerSetup, teacher_head: Tensor | None, init_method: str) -> None:
         # The old engine goes before the new one comes: two at once would need twice the memory.
-        old, self._learner = self._learner, None
+        old, self._learner, self._staged = self._learner, None, None
         if old is not None:
             old.close()
             del old
@@ -66,7 +67,12 @@ class LearnerActor:
         return self._engine.update(to_train_on((item for part in parts for item in part), rewards))
 
     def stage(self, version: PolicyVersion) -> Publication | None:
-        return self._engine.stage(version)
+        self._staged = self._engine.stage(version)
+        return self._staged
+
+    def staged(self) -> Publication | None:
+        """Return what was staged last, for a sampler that has to load it again. None except on rank 0."""
+        return self._staged
 
     def response_logprobs(self, *parts: Sequence[Rollout]) -> list[list[float]]:
         return self._engine.response_logprobs([rollout for part in parts for rollout in part])
@@ -108,7 +114,10 @@ class LearnerActor:
 
 
 class RayLearner:
-    """All ranks as one learner. Results that are the same on every rank are taken from rank 0."""
+    """All ranks as one learner. Results that are the same on every rank are taken from rank 0.
+
+    Every call raises ActorLostError when a rank died: nobody else has its shard.
+    """
 
     def __init__(self, actors: Sequence[ActorHandle], phase: Callable[[str], AbstractContextManager[None]]) -> None:
         self._actors = actors
@@ -121,46 +130,50 @@ class RayLearner:
                 actor.update.remote(rewards, *(reference for batch in batches for reference in batch.parts[rank]))
                 for rank, actor in enumerate(self._actors)
             ]
-            return wait_for(calls, ROLE)[0]
+            return wait_for(calls, ROLE, "training")[0]
 
     def stage(self, version: PolicyVersion) -> Publication:
-        publication = wait_for([actor.stage.remote(version) for actor in self._actors], ROLE)[0]
-        return cast(Publication, publication)
+        calls = [actor.stage.remote(version) for actor in self._actors]
+        return cast(Publication, wait_for(calls, ROLE, f"publishing weights {version}")[0])
+
+    def staged(self) -> Publication | None:
+        """Return what lies in shared memory now."""
+        return wait_for([self._actors[0].staged.remote()], ROLE, "publishing")[0]
 
     def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
         own_parts = zip(self._actors, rollouts.parts, strict=True)
-        answers = wait_for([actor.response_logprobs.remote(*part) for actor, part in own_parts], ROLE)
-        return [values for answer in answers for values in answer]
+        calls = [actor.response_logprobs.remote(*part) for actor, part in own_parts]
+        return [values for answer in wait_for(calls, ROLE, "measuring a canary") for values in answer]
 
     def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
         own_parts = zip(self._actors, batch.parts, strict=True)
-        answers = wait_for([actor.reverse_kl.remote(*part) for actor, part in own_parts], ROLE)
-        return [item for answer in answers for item in answer]
+        calls = [actor.reverse_kl.remote(*part) for actor, part in own_parts]
+        return [item for answer in wait_for(calls, ROLE, "measuring the reverse KL") for item in answer]
 
     def open_trigger(self) -> Displacement:
-        return wait_for([actor.open_trigger.remote() for actor in self._actors], ROLE)[0]
+        return wait_for([actor.open_trigger.remote() for actor in self._actors], ROLE, "opening a trigger")[0]
 
     def write_candidate(self, step_size: float) -> None:
-        wait_for([actor.write_candidate.remote(step_size) for actor in self._actors], ROLE)
+        wait_for([actor.write_candidate.remote(step_size) for actor in self._actors], ROLE, "writing a candidate")
 
     def close_trigger(self, settlement: Settlement) -> None:
-        wait_for([actor.close_trigger.remote(settlement) for actor in self._actors], ROLE)
+        wait_for([actor.close_trigger.remote(settlement) for actor in self._actors], ROLE, "closing a trigger")
 
     def roll_back(self) -> None:
-        wait_for([actor.roll_back.remote() for actor in self._actors], ROLE)
+        wait_for([actor.roll_back.remote() for actor in self._actors], ROLE, "taking back a jump")
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
         """Gather every rank's shards into `directory`, bucket by bucket, in the process that calls this."""
-        fragments = wait_for([actor.fragments.remote() for actor in self._actors], ROLE)
-        critic_fragments = wait_for([actor.critic_fragments.remote() for actor in self._actors], ROLE)
-        (progress,) = wait_for([self._actors[0].progress.remote()], ROLE)
+        fragments = wait_for([actor.fragments.remote() for actor in self._actors], ROLE, "saving")
+        critic_fragments = wait_for([actor.critic_fragments.remote() for actor in self._actors], ROLE, "saving")
+        (progress,) = wait_for([self._actors[0].progress.remote()], ROLE, "saving")
 
         def read(rank: int, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
-            return wait_for([self._actors[rank].read.remote(kind, names)], ROLE)[0]
+            return wait_for([self._actors[rank].read.remote(kind, names)], f"learner rank {rank}", "saving")[0]
 
         return save_learner(
             directory, fragments=fragments, critic_fragments=critic_fragments, progress=progress, read=read
         )
 
     def load(self, directory: Path) -> None:
-        wait_for([actor.load_state.remote(directory) for actor in self._actors], ROLE)
+        wait_for([actor.load_state.remote(directory) for actor in self._actors], ROLE, "loading a checkpoint")

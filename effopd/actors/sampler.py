@@ -1,21 +1,28 @@
-"""Samplers: one engine per actor, prompts spread over all of them."""
+"""Samplers: one engine per actor, prompts spread over all of them. One that dies is replaced; see `supervision.py`."""
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from effopd.actors.calls import wait_for
+from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.build import SamplerEngine, build_sampler
+from effopd.errors import NotReadyError, WeightsLostError
 from effopd.handles import split_by_prompt, split_evenly, summarise
-from effopd.types import GenerateRequest, PolicyVersion, Publication, Rollout, RolloutHandle
+from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout, RolloutHandle
 
-ROLE = "a sampler"
+Staged = Callable[[], AbstractContextManager[Publication | None]]
+"""Gives what lies in shared memory at the moment, for as long as the context is open; None if nothing does."""
+
+
+def nothing_staged() -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @ray.remote
@@ -28,6 +35,7 @@ class SamplerActor:
         # The engine starts in `ready`: what a constructor raises reaches nobody but as "the actor died".
         self._build = partial(build_sampler, config, model_path, max_model_len=max_model_len, device=device, seed=seed)
         self._engine: SamplerEngine | None = None
+        self._has_weights = False
 
     def ready(self) -> None:
         """Return once the engine stands."""
@@ -36,7 +44,8 @@ class SamplerActor:
 
     @property
     def _running(self) -> SamplerEngine:
-        assert self._engine is not None, "ready() comes first"
+        if self._engine is None:
+            raise NotReadyError("ready() comes first")
         return self._engine
 
     def first(self, rollouts: list[Rollout], num_rollouts: int) -> list[Rollout]:
@@ -44,9 +53,12 @@ class SamplerActor:
 
     def load(self, publication: Publication) -> None:
         self._running.load(publication)
+        self._has_weights = True
 
     def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
         """Return the summaries of every part, then the parts."""
+        if not self._has_weights:
+            raise NotReadyError("load() comes first")
         parts = split_by_prompt(self._running.generate(request, version), num_parts, first_part)
         return tuple(summarise(part) for part in parts), *parts
 
@@ -55,28 +67,41 @@ class RaySampler:
     """All sampler actors as one sampler."""
 
     def __init__(
-        self, actors: Sequence[ActorHandle], num_parts: int, phase: Callable[[str], AbstractContextManager[None]]
+        self,
+        members: Sequence[Member],
+        num_parts: int,
+        phase: Callable[[str], AbstractContextManager[None]],
+        staged: Staged,
     ) -> None:
-        """`num_parts` is the number of learner ranks that handles are made for."""
-        self._actors = actors
+        """`num_parts` is the number of learner ranks that handles are made for, `staged` what a replacement can load."""
+        self._members = members
         self._num_parts = num_parts
         self._phase = phase
+        self._staged = staged
 
     def load(self, publication: Publication) -> None:
-        wait_for([actor.load.remote(publication) for actor in self._actors], ROLE)
+        def ask(actor: ActorHandle) -> list[ObjectRef]:
+            return [actor.load.remote(publication)]
+
+        answers_to([Request(member, ask) for member in self._members], "loading weights", make_ready)
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        """Sample. Raises WeightsLostError when a sampler had to be replaced and other weights are staged than `version`."""
+
+        def asking(share: tuple[Prompt, ...], start: int) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.generate.options(num_returns=1 + self._num_parts).remote(
+                replace(request, prompts=share), version, self._num_parts, start
+            )
+
         with self._phase("generate"):
-            shares = split_evenly(request.prompts, len(self._actors))
+            shares = split_evenly(request.prompts, len(self._members))
             starts = [0, *itertools.accumulate(len(share) for share in shares)]
-            answers = [
-                actor.generate.options(num_returns=1 + self._num_parts).remote(
-                    replace(request, prompts=share), version, self._num_parts, start
-                )
-                for actor, share, start in zip(self._actors, shares, starts, strict=False)
+            requests = [
+                Request(member, asking(share, start))
+                for member, share, start in zip(self._members, shares, starts, strict=False)
                 if share
             ]
-            summaries = wait_for([answer[0] for answer in answers], ROLE)
+            summaries, answers = answers_to(requests, f"sampling from weights {version}", self._with_weights(version))
         ranks = range(self._num_parts)
         return RolloutHandle(
             parts=tuple(tuple(answer[1 + rank] for answer in answers) for rank in ranks),
@@ -89,8 +114,26 @@ class RaySampler:
         for reference in (reference for part in rollouts.parts for reference in part):
             if len(fetched) >= num_rollouts:
                 break
-            fetched += wait_for([self._actors[0].first.remote(reference, num_rollouts - len(fetched))], ROLE)[0]
+            ask = partial(_ask_for_first, reference, num_rollouts - len(fetched))
+            # Nothing is restored here: whoever samples next from a new process will see that it is new.
+            (answer,), _ = answers_to([Request(self._members[0], ask)], "showing responses", make_ready)
+            fetched += answer
         return fetched[:num_rollouts]
 
     def engines(self) -> Sequence["RaySampler"]:
-        return [RaySampler([actor], self._num_parts, self._phase) for actor in self._actors]
+        # While they hold different weights, what is staged is overwritten at any time.
+        return [RaySampler([member], self._num_parts, self._phase, nothing_staged) for member in self._members]
+
+    def _with_weights(self, version: PolicyVersion) -> Callable[[Member], None]:
+        def restore(member: Member) -> None:
+            make_ready(member)
+            with self._staged() as publication:
+                if publication is None or publication.version != version:
+                    raise WeightsLostError(f"{member.name} was replaced, and weights {version} are not staged any more")
+                ray.get(member.actor.load.remote(publication))
+
+        return restore
+
+
+def _ask_for_first(reference: ObjectRef, num_rollouts: int, actor: ActorHandle) -> list[ObjectRef]:
+    return [actor.first.remote(reference, num_rollouts)]

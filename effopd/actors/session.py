@@ -7,12 +7,14 @@ every run anew inside their old processes.
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import ray
 from ray.actor import ActorClass, ActorHandle
 
 from effopd.actors.calls import wait_for
+from effopd.actors.supervision import Member
 from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError
 
@@ -38,6 +40,8 @@ class ActorSpec:
     keywords: tuple[tuple[str, object], ...] = ()
     num_gpus: int = 0
     num_threads: int = 1
+    max_restarts: int = 0
+    """Times that Ray starts it again when it dies; for what holds nothing that cannot be given to it again."""
 
 
 @dataclass(slots=True)
@@ -87,10 +91,14 @@ class RaySession:
 
     def stop(self) -> None:
         """Stop every actor and leave Ray."""
+        self.stop_actors()
+        ray.shutdown()
+
+    def stop_actors(self) -> None:
+        """Stop every actor, whatever it is at, and those that are dead."""
         for _, actor in self.actors.values():
             ray.kill(actor)
         self.actors.clear()
-        ray.shutdown()
 
     def _check_nodes(self) -> None:
         nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
@@ -130,9 +138,9 @@ def session_for(cluster: ClusterConfig) -> RaySession:
     return _session
 
 
-def wait_until_ready(actors: list[ActorHandle], role: str) -> None:
+def wait_until_ready(members: Iterable[Member], role: str) -> None:
     """Return when every actor answers `ready`, or raise what its start raised."""
-    wait_for([actor.ready.remote() for actor in actors], role)
+    wait_for([member.actor.ready.remote() for member in members], role, "starting")
 
 
 def _start(spec: ActorSpec, is_this_machine: bool) -> ActorHandle:
@@ -140,5 +148,6 @@ def _start(spec: ActorSpec, is_this_machine: bool) -> ActorHandle:
     return spec.actor_class.options(
         num_cpus=0,
         num_gpus=spec.num_gpus,
+        max_restarts=spec.max_restarts,
         runtime_env={"env_vars": environment},
     ).remote(*spec.arguments, **dict(spec.keywords))  # pyright: ignore[reportReturnType]  (Ray's stubs call it a proxy)

@@ -1,4 +1,4 @@
-"""The teacher actor: rollouts go in by reference, scores come out by reference."""
+"""The teacher actor: rollouts go in by reference, scores come out by reference. One that dies is replaced."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -7,17 +7,17 @@ from functools import partial
 
 import ray
 import torch
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from effopd.actors.calls import wait_for
+from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import Device, TeacherConfig
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
+from effopd.errors import NotReadyError
 from effopd.handles import summarise, to_train_on, with_sampled_reverse_kl
 from effopd.types import Rollout, RolloutHandle, ScoredHandle, ScoredRollout, TeacherPayload
-
-ROLE = "the teacher"
 
 
 @ray.remote
@@ -39,7 +39,8 @@ class TeacherActor:
 
     @property
     def _running(self) -> HFTeacher:
-        assert self._engine is not None, "ready() comes first"
+        if self._engine is None:
+            raise NotReadyError("ready() comes first")
         return self._engine
 
     def head(self) -> Tensor:
@@ -58,18 +59,17 @@ class TeacherActor:
 class RayTeacher:
     """All teacher replicas as one teacher."""
 
-    def __init__(self, actors: Sequence[ActorHandle], phase: Callable[[str], AbstractContextManager[None]]) -> None:
-        self._actors = actors
+    def __init__(self, members: Sequence[Member], phase: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._members = members
         self._phase = phase
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
+        def asking(reference: ObjectRef) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.score.options(num_returns=2).remote(reference, payload)
+
         with self._phase("score"):
-            references = [reference for part in rollouts.parts for reference in part]
-            answers = [
-                self._actors[index % len(self._actors)].score.options(num_returns=2).remote(reference, payload)
-                for index, reference in enumerate(references)
-            ]
-            summaries = wait_for([answer[0] for answer in answers], ROLE)
+            requests = self._dealt([asking(reference) for part in rollouts.parts for reference in part])
+            summaries, answers = answers_to(requests, "scoring", make_ready)
         scored = iter(answer[1] for answer in answers)
         return ScoredHandle(
             parts=tuple(tuple(next(scored) for _ in part) for part in rollouts.parts),
@@ -78,12 +78,14 @@ class RayTeacher:
         )
 
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
+        def asking(reference: ObjectRef) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.score_reference.options(num_returns=2).remote(reference)
+
         with self._phase("score"):
-            references = [reference for part in batch.parts for reference in part]
-            answers = [
-                self._actors[index % len(self._actors)].score_reference.options(num_returns=2).remote(reference)
-                for index, reference in enumerate(references)
-            ]
-            wait_for([answer[0] for answer in answers], "the reference")
+            requests = self._dealt([asking(reference) for part in batch.parts for reference in part])
+            _, answers = answers_to(requests, "scoring", make_ready)
         scored = iter(answer[1] for answer in answers)
         return replace(batch, parts=tuple(tuple(next(scored) for _ in part) for part in batch.parts))
+
+    def _dealt(self, asks: Sequence[Callable[[ActorHandle], list[ObjectRef]]]) -> list[Request]:
+        return [Request(self._members[index % len(self._members)], ask) for index, ask in enumerate(asks)]

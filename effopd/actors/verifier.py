@@ -1,15 +1,18 @@
-"""The verifier actor: keeps the user's reward code, and the workers that run it, out of every other process."""
+"""The verifier actor: keeps the user's reward code, and the workers that run it, out of every other process.
+
+One that dies is replaced.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from effopd.actors.calls import wait_for
+from effopd.actors.supervision import Member, Request, answers_to, make_ready
+from effopd.errors import NotReadyError
 from effopd.rewards.pool import VerifierPool, items_of
 from effopd.types import Prompt, Rollout, RolloutHandle
-
-ROLE = "the verifier"
 
 
 @ray.remote
@@ -18,24 +21,33 @@ class VerifierActor:
 
     def __init__(self, name: str, num_workers: int, seconds_per_answer: float) -> None:
         self._pool = VerifierPool(name, num_workers, seconds_per_answer)
+        self._is_ready = False
 
     def ready(self) -> None:
         """Start the workers."""
-        self._pool.start()
+        if not self._is_ready:
+            self._pool.start()
+            self._is_ready = True
 
     def rewards(self, prompts: Mapping[str, Prompt], *parts: Sequence[Rollout]) -> list[float]:
         """Return the scores of all parts, one part after the other."""
+        if not self._is_ready:
+            raise NotReadyError("ready() comes first")
         return self._pool.scores(items_of([rollout for part in parts for rollout in part], prompts))
 
 
 class RayVerifier:
     """The verifier actor as a role."""
 
-    def __init__(self, actor: ActorHandle) -> None:
-        self._actor = actor
+    def __init__(self, member: Member) -> None:
+        self._member = member
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         by_id = {prompt.prompt_id: prompt for prompt in prompts}
         references = [reference for part in rollouts.parts for reference in part]
-        (scores,) = wait_for([self._actor.rewards.remote(by_id, *references)], ROLE)
+
+        def ask(actor: ActorHandle) -> list[ObjectRef]:
+            return [actor.rewards.remote(by_id, *references)]
+
+        (scores,), _ = answers_to([Request(self._member, ask)], "verifying", make_ready)
         return scores

@@ -544,6 +544,18 @@ class ClusterConfig:
     device: Device = Device.auto
     address: str | None = None
     """Of a running Ray cluster; null starts one on this machine."""
+    max_restarts: int = 3
+    """Times that each sampler, teacher, reference or verifier may be replaced, and times that all of them together may
+    begin anew at the last checkpoint after the death of a learner rank or the controller. 0: a death ends the run."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_restarts >= 0,
+            "cluster.max_restarts",
+            self.max_restarts,
+            "must not be negative",
+            "use 0 to end the run at the first death",
+        )
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ def spec(name: str = "counter", start: int = 0, num_gpus: int = 0) -> ActorSpec:
 
 
 def count(session: RaySession, wanted: ActorSpec) -> int:
-    return wait_for([session.have([wanted])[wanted.name].add.remote()], "the counter")[0]
+    return wait_for([session.have([wanted])[wanted.name].add.remote()], "the counter", "counting")[0]
 
 
 def test_an_equal_spec_keeps_the_actor_and_its_state(session: RaySession) -> None:
@@ -67,13 +67,13 @@ def test_an_actor_that_no_spec_asks_for_is_stopped(session: RaySession) -> None:
 def test_our_errors_come_out_of_an_actor_as_themselves(session: RaySession) -> None:
     actor = session.have([spec()])["counter"]
     with pytest.raises(ConfigError, match=r"^key=1: a rule; a remedy$"):
-        wait_for([actor.refuse.remote()], "the counter")
+        wait_for([actor.refuse.remote()], "the counter", "counting")
 
 
 def test_other_errors_name_the_role_and_keep_the_traceback(session: RaySession) -> None:
     actor = session.have([spec()])["counter"]
     with pytest.raises(EffOPDError, match=r"(?s)the counter failed.*break_down.*something else"):
-        wait_for([actor.break_down.remote()], "the counter")
+        wait_for([actor.break_down.remote()], "the counter", "counting")
 
 
 def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:
@@ -81,7 +81,7 @@ def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:
     session.actors.clear()
     for call in (actor.die, actor.add):  # in the middle of a call, and before one
         with pytest.raises(EffOPDError, match="the counter died"):
-            wait_for([call.remote()], "the counter")
+            wait_for([call.remote()], "the counter", "counting")
 
 
 def test_a_plan_that_needs_more_gpus_than_there_are_is_refused_with_the_arithmetic(session: RaySession) -> None:

@@ -1,0 +1,51 @@
+"""Actors that die by themselves, for real, in the middle of a call that a test has chosen."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from effopd.actors.controller import ControllerActor
+from effopd.actors.learner import LearnerActor
+from effopd.actors.sampler import SamplerActor
+from effopd.actors.teacher import TeacherActor
+from effopd.actors.verifier import VerifierActor
+
+FOLDER = "EFFOPD_TEST_FAULTS"
+"""Names the folder of the planted faults: a file `<role>.<method>`, whose text counts the calls still to be answered."""
+
+
+def plant(folder: Path, call: str, num_answered: int = 0) -> None:
+    """Let the actor die in the `num_answered + 1`-th call of, e.g., `sampler.generate`."""
+    (folder / call).write_text(str(num_answered))
+
+
+def _mortal(actor_class: Any, role: str, methods: tuple[str, ...]) -> Any:
+    original = actor_class.__ray_metadata__.modified_class.__ray_actor_class__
+
+    def dying(method: str) -> Any:
+        def call(self: Any, *arguments: Any) -> Any:
+            fault = Path(os.environ[FOLDER], f"{role}.{method}")
+            if fault.exists() and (left := int(fault.read_text())) > 0:
+                fault.write_text(str(left - 1))
+            elif fault.exists():
+                fault.unlink()
+                # Half of the work is done when it dies, which nobody may take for the whole.
+                getattr(original, method)(self, *arguments)
+                os._exit(1)
+            return getattr(original, method)(self, *arguments)
+
+        return call
+
+    return ray.remote(type(f"Mortal{original.__name__}", (original,), {method: dying(method) for method in methods}))
+
+
+MORTALS = {
+    "SamplerActor": _mortal(SamplerActor, "sampler", ("load", "generate")),
+    "TeacherActor": _mortal(TeacherActor, "teacher", ("score",)),
+    "VerifierActor": _mortal(VerifierActor, "verifier", ("rewards",)),
+    "LearnerActor": _mortal(LearnerActor, "learner", ("update", "write_candidate", "read")),
+    "ControllerActor": _mortal(ControllerActor, "controller", ("save",)),
+}
+"""By the name that `effopd.actors.build` knows the immortal ones by."""
