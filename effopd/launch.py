@@ -64,7 +64,7 @@ def train(config: RunConfig) -> None:
             if num_restarts == config.cluster.max_restarts or config.debug.mode is DebugMode.rollout_only:
                 raise after_restarts(error, num_restarts) from error
             num_restarts += 1
-            stop_actors(config)
+            stop_irreplaceable(config)
             # As a resumed run does: nothing that a dead process may have left half-done is looked at.
             checkpoint = store.latest()
             if checkpoint is None:
@@ -301,12 +301,12 @@ def start(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
             return build_ray(config, inputs, session_for(config.cluster), phase)
 
 
-def stop_actors(config: RunConfig) -> None:
-    """Stop every process of the run's roles that is still there, so that all begin anew."""
+def stop_irreplaceable(config: RunConfig) -> None:
+    """Stop what is left of the learner and the controller, so that they begin anew."""
     if config.cluster.runtime is Runtime.ray:
         from effopd.actors.session import session_for  # noqa: PLC0415
 
-        session_for(config.cluster).stop_actors()
+        session_for(config.cluster).stop_irreplaceable()
 
 
 def start_sampler(config: RunConfig, student: ModelFiles) -> tuple[Sampler, Mapping[str, Verifier], Callable[[], None]]:

@@ -199,13 +199,15 @@ class SegmentReader:
 
 
 class SegmentReaders:
-    """A reader for every segment that a sampler has met: learner ranks are replaced from run to run, samplers stay."""
+    """The reader of the segment in use. Learners are replaced, from run to run and when one dies; samplers stay."""
 
     def __init__(self) -> None:
         self._readers: dict[str, SegmentReader] = {}
 
     def verified(self, publication: Publication) -> SegmentReader:
         """Return the reader of the publication's segment. Raises WeightSyncError unless it holds what was published."""
+        for path in self._readers.keys() - {publication.segment}:
+            self._readers.pop(path).close()  # else the weights of a learner that is gone would stay in memory
         reader = self._readers.setdefault(publication.segment, SegmentReader(Path(publication.segment)))
         reader.verify(publication)
         return reader

@@ -63,11 +63,11 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
         verifier=None if config.data.verifier is None else verifiers.get(config.data.verifier),
     )
     # Small processes first: what they refuse is known before the engines have started.
-    wait_until_ready(verifiers.values(), "the verifier")
-    wait_until_ready(cast.teachers, "the teacher")
-    wait_until_ready(cast.references, "the reference")
+    wait_until_ready(verifiers.values())
+    wait_until_ready(cast.teachers)
+    wait_until_ready(cast.references)
     begin_learners(config, inputs, cast)
-    wait_until_ready(cast.samplers, "a sampler")
+    wait_until_ready(cast.samplers)
 
     controller = actors[controller_spec().name]
     setup = TriggerSetup(
@@ -113,7 +113,7 @@ def build_ray_sampler(
     gpus = 1 if _uses_gpus(config) else 0
     samplers, verifiers = sampler_specs(config, student, gpus), verifier_specs(config)
     members = {name: Member(name, actor) for name, actor in session.have([*samplers, *verifiers]).items()}
-    wait_until_ready(members.values(), "a sampler or the verifier")
+    wait_until_ready(members.values())
 
     def staged() -> AbstractContextManager[Publication]:
         return static_publication(config, student)
@@ -129,7 +129,7 @@ def build_ray_teacher(config: RunConfig, teacher: ModelFiles, session: RaySessio
     """Start the teacher alone; the session's other actors stop."""
     specs = _frozen_specs("teacher", config, teacher, 1 if _uses_gpus(config) else 0)
     members = [Member(name, actor) for name, actor in session.have(specs).items()]
-    wait_until_ready(members, "the teacher")
+    wait_until_ready(members)
     return RayTeacher(members, uncharged)
 
 

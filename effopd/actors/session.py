@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 import ray
 from ray.actor import ActorClass, ActorHandle
 
-from effopd.actors.calls import wait_for
-from effopd.actors.supervision import Member
+from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError
 
@@ -41,7 +40,7 @@ class ActorSpec:
     num_gpus: int = 0
     num_threads: int = 1
     max_restarts: int = 0
-    """Times that Ray starts it again when it dies; for what holds nothing that cannot be given to it again."""
+    """Times that Ray starts it again when it dies; 0 for what holds something that no other has."""
 
 
 @dataclass(slots=True)
@@ -91,14 +90,17 @@ class RaySession:
 
     def stop(self) -> None:
         """Stop every actor and leave Ray."""
-        self.stop_actors()
-        ray.shutdown()
-
-    def stop_actors(self) -> None:
-        """Stop every actor, whatever it is at, and those that are dead."""
         for _, actor in self.actors.values():
             ray.kill(actor)
         self.actors.clear()
+        ray.shutdown()
+
+    def stop_irreplaceable(self) -> None:
+        """Stop the actors that can only begin anew all together, whatever they are at. Engines that sample and score stay:
+        they take long to start, and the next `have` finds them."""
+        for name in [name for name, (spec, _) in self.actors.items() if spec.max_restarts == 0]:
+            _, actor = self.actors.pop(name)
+            ray.kill(actor)
 
     def _check_nodes(self) -> None:
         nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
@@ -138,9 +140,10 @@ def session_for(cluster: ClusterConfig) -> RaySession:
     return _session
 
 
-def wait_until_ready(members: Iterable[Member], role: str) -> None:
+def wait_until_ready(members: Iterable[Member]) -> None:
     """Return when every actor answers `ready`, or raise what its start raised."""
-    wait_for([member.actor.ready.remote() for member in members], role, "starting")
+    requests = [Request(member, lambda actor: [actor.ready.remote()]) for member in members]
+    answers_to(requests, "starting", make_ready)
 
 
 def _start(spec: ActorSpec, is_this_machine: bool) -> ActorHandle:

@@ -545,8 +545,8 @@ class ClusterConfig:
     address: str | None = None
     """Of a running Ray cluster; null starts one on this machine."""
     max_restarts: int = 3
-    """Times that each sampler, teacher, reference or verifier may be replaced, and times that all of them together may
-    begin anew at the last checkpoint after the death of a learner rank or the controller. 0: a death ends the run."""
+    """Times that each sampler, teacher, reference or verifier may be replaced, and times that a run may begin anew at its
+    last checkpoint after the death of a learner rank or the controller. 0: a death ends the run."""
 
     def __post_init__(self) -> None:
         require(

@@ -12,21 +12,29 @@ from effopd.actors.sampler import SamplerActor
 from effopd.actors.teacher import TeacherActor
 from effopd.actors.verifier import VerifierActor
 
-FOLDER = "EFFOPD_TEST_FAULTS"
-"""Names the folder of the planted faults: a file `<role>.<method>`, whose text counts the calls still to be answered."""
-
 
 def plant(folder: Path, call: str, num_answered: int = 0) -> None:
-    """Let the actor die in the `num_answered + 1`-th call of, e.g., `sampler.generate`."""
+    """Let the actor die in the `num_answered + 1`-th call of, e.g., `sampler.generate`: a file says so."""
     (folder / call).write_text(str(num_answered))
 
 
-def _mortal(actor_class: Any, role: str, methods: tuple[str, ...]) -> Any:
+def mortals(folder: Path) -> dict[str, Any]:
+    """Return actor classes by the name that `effopd.actors.build` knows the immortal ones by."""
+    return {
+        "SamplerActor": _mortal(SamplerActor, folder, "sampler", ("load", "generate")),
+        "TeacherActor": _mortal(TeacherActor, folder, "teacher", ("score",)),
+        "VerifierActor": _mortal(VerifierActor, folder, "verifier", ("rewards",)),
+        "LearnerActor": _mortal(LearnerActor, folder, "learner", ("update", "write_candidate", "read")),
+        "ControllerActor": _mortal(ControllerActor, folder, "controller", ("save",)),
+    }
+
+
+def _mortal(actor_class: Any, folder: Path, role: str, methods: tuple[str, ...]) -> Any:
     original = actor_class.__ray_metadata__.modified_class.__ray_actor_class__
 
     def dying(method: str) -> Any:
         def call(self: Any, *arguments: Any) -> Any:
-            fault = Path(os.environ[FOLDER], f"{role}.{method}")
+            fault = folder / f"{role}.{method}"
             if fault.exists() and (left := int(fault.read_text())) > 0:
                 fault.write_text(str(left - 1))
             elif fault.exists():
@@ -39,13 +47,3 @@ def _mortal(actor_class: Any, role: str, methods: tuple[str, ...]) -> Any:
         return call
 
     return ray.remote(type(f"Mortal{original.__name__}", (original,), {method: dying(method) for method in methods}))
-
-
-MORTALS = {
-    "SamplerActor": _mortal(SamplerActor, "sampler", ("load", "generate")),
-    "TeacherActor": _mortal(TeacherActor, "teacher", ("score",)),
-    "VerifierActor": _mortal(VerifierActor, "verifier", ("rewards",)),
-    "LearnerActor": _mortal(LearnerActor, "learner", ("update", "write_candidate", "read")),
-    "ControllerActor": _mortal(ControllerActor, "controller", ("save",)),
-}
-"""By the name that `effopd.actors.build` knows the immortal ones by."""

@@ -1,21 +1,32 @@
-"""Runs whose actors die for real end as the undisturbed run does: real Ray, the toy models, plain transformers."""
+"""Actors that die for real: what is replaced and what is said of it, and runs that end as the undisturbed run does.
+
+Real Ray; light actors, and then the toy models under plain transformers.
+"""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mortal import FOLDER, MORTALS, plant
+from mortal import mortals, plant
 
+import effopd.actors.session as session_module
 from effopd.actors import build
-from effopd.actors.session import session_for
+from effopd.actors.calls import wait_for
+from effopd.actors.session import RaySession
+from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.checkpoints.reading import latest_checkpoint, weights_hash
 from effopd.config.jobs import training_jobs
 from effopd.config.register import open_configs
 from effopd.config.schema import RunConfig
+from effopd.errors import ActorLostError, EffOPDError, NotReadyError, RolloutError
 from effopd.launch import train
 
 SETTINGS = [
@@ -43,6 +54,111 @@ def config_of(*overrides: str) -> RunConfig:
     return job.config
 
 
+@ray.remote
+class Squarer:
+    """Squares once it is ready. Dies as often as the folder holds a file for it."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._is_ready = False
+
+    def ready(self) -> None:
+        self._is_ready = True
+
+    def square(self, number: int) -> int:
+        with (self._folder / "asked").open("a") as asked:
+            asked.write(f"{number}\n")
+        if not self._is_ready:
+            raise NotReadyError("ready() comes first")
+        for fault in sorted(self._folder.glob(f"die-{number}-*"))[:1]:
+            fault.unlink()
+            sys.stderr.write("RuntimeError: [Errno 28] No space left on device\n")
+            sys.stderr.flush()
+            os._exit(1)
+        if number < 0:
+            raise RolloutError(f"{number} is negative")
+        return number**2
+
+    def lose_peer(self) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+
+    def die_late(self) -> None:
+        time.sleep(1)
+        os._exit(1)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[RaySession]:
+    session = RaySession(config_of().cluster)
+    session.start()
+    yield session
+    session.stop()
+
+
+def squarer(name: str, folder: Path, max_restarts: int = 2) -> Member:
+    actor: Any = Squarer
+    return Member(name, actor.options(num_cpus=0, max_restarts=max_restarts).remote(str(folder)))
+
+
+def squares(members: list[Member], numbers: list[int]) -> list[int]:
+    def asking(number: int) -> Any:
+        return lambda actor: [actor.square.remote(number)]
+
+    requests = [Request(member, asking(number)) for member, number in zip(members, numbers, strict=True)]
+    return answers_to(requests, "squaring", make_ready)[0]
+
+
+def times_asked(folder: Path, number: int) -> int:
+    return (folder / "asked").read_text().split().count(str(number))
+
+
+def test_a_dead_member_is_made_ready_and_asked_again_and_no_other_is(session: RaySession, tmp_path: Path) -> None:
+    members = [squarer("squarer 0", tmp_path), squarer("squarer 1", tmp_path)]
+    for member in members:
+        make_ready(member)
+    (tmp_path / "die-3-first").touch()
+    assert squares(members, [2, 3]) == [4, 9]
+    assert (times_asked(tmp_path, 2), times_asked(tmp_path, 3)) == (1, 2)
+
+
+def test_an_error_that_a_request_raises_comes_out_at_once(session: RaySession, tmp_path: Path) -> None:
+    member = squarer("squarer 0", tmp_path)
+    make_ready(member)
+    with pytest.raises(RolloutError, match=r"^-1 is negative$"):
+        squares([member], [-1])
+    assert times_asked(tmp_path, -1) == 1
+
+
+def test_a_request_that_kills_every_process_ends_with_name_deed_cause_place_and_log(
+    session: RaySession, tmp_path: Path
+) -> None:
+    member = squarer("squarer 7", tmp_path, max_restarts=1)
+    make_ready(member)
+    for number in range(5):
+        (tmp_path / f"die-3-{number}").touch()
+    with pytest.raises(EffOPDError) as raised:
+        squares([member], [3])
+    assert times_asked(tmp_path, 3) == 2  # the first process, and the one that max_restarts allows
+    text = str(raised.value)
+    assert "squarer 7 died while squaring, and so did the 1 before it that were asked the same" in text
+    assert "likely cause: the disk is full" in text
+    assert "process " in text and "on node " in text
+    assert "its log ends with\n  RuntimeError: [Errno 28] No space left on device" in text
+    assert not isinstance(raised.value, ActorLostError)
+
+
+def test_a_survivors_broken_connection_is_not_taken_for_the_cause(session: RaySession, tmp_path: Path) -> None:
+    survivor, victim = (squarer(name, tmp_path, max_restarts=0).actor for name in ("survivor", "victim"))
+    with pytest.raises(ActorLostError, match=r"^a rank died while training: likely cause: "):
+        wait_for([survivor.lose_peer.remote(), victim.die_late.remote()], "a rank", "training")
+
+
+def test_a_broken_connection_alone_is_a_loss_too(session: RaySession, tmp_path: Path) -> None:
+    survivor = squarer("survivor", tmp_path).actor
+    with pytest.raises(ActorLostError, match=r"^a rank lost its connection to the others while training: \[gloo"):
+        wait_for([survivor.lose_peer.remote()], "a rank", "training")
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in one process, which has nothing that could die alone."""
@@ -51,15 +167,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("faults")
+@pytest.fixture
+def faults(session: RaySession, tmp_path: Path) -> Iterator[Path]:
+    """Where faults are planted; actors of runs are mortal."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER, str(folder))
-        for name, mortal in MORTALS.items():
+        patch.setattr(session_module, "_session", session)
+        for name, mortal in mortals(folder).items():
             patch.setattr(build, name, mortal)
         yield folder
-        session_for(config_of().cluster).stop_actors()
+    assert not list(folder.iterdir()), "a planted fault was not met"
 
 
 def course(run: Path) -> list[object]:
@@ -85,5 +203,13 @@ def test_samplers_teacher_and_verifier_that_die_are_replaced_and_change_nothing(
     plant(faults, "teacher.score", 1)
     plant(faults, "verifier.rewards", 1)
     train(config_of(f"output_dir={tmp_path / 'run'}"))
-    assert not list(faults.iterdir()), "a planted fault was not met"
+    assert course(tmp_path / "run") == course(undisturbed)
+
+
+def test_a_dead_learner_and_a_dead_controller_send_the_run_back_to_the_last_checkpoint(
+    undisturbed: Path, faults: Path, tmp_path: Path
+) -> None:
+    plant(faults, "learner.write_candidate")  # in the first trigger, when there is no checkpoint yet
+    plant(faults, "controller.save", 1)  # in the save of step 2, when its files are there but not in their place
+    train(config_of(f"output_dir={tmp_path / 'run'}", "cluster.max_restarts=2"))
     assert course(tmp_path / "run") == course(undisturbed)
