@@ -25,6 +25,7 @@ from effopd.errors import ConfigError, DataError, EffOPDError
 from effopd.plan.command import print_plan
 from effopd.plan.hardware import GPUS, Cluster
 from effopd.run_folders import find_runs
+from effopd.termination import Terminated
 
 USAGE = """usage: effopd <command> [arguments]
 
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EffOPDError as error:
         _report(str(error))
         return 2 if isinstance(error, ConfigError | DataError) else 1
+    except Terminated as ended:
+        _report(str(ended))
+        return 143
     except KeyboardInterrupt:
         return 130
 

@@ -22,7 +22,7 @@ from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.data.report import check_unchanged, write_records
 from effopd.doctor.examination import require_sound_machine
-from effopd.errors import ActorLostError, CheckpointError, ConfigError, EffOPDError
+from effopd.errors import CheckpointError, ConfigError
 from effopd.gathering import gather
 from effopd.inputs import EvalSetPrompts, RunInputs, read_eval_sets, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
@@ -30,9 +30,11 @@ from effopd.preflight import ModelFiles
 from effopd.production import Phase, Production, algorithm_needs, build_evaluator, evaluation_request
 from effopd.provenance import git_source, installed_versions
 from effopd.responses import SetInput, answer_extractor, sample_set, with_reverse_kl
+from effopd.restarts import train_with_restarts
 from effopd.result_files import RESPONSES_NAME, RESULT_NAME, results_table, write_results
 from effopd.results import evaluate_sets
 from effopd.roles import Roles, Sampler, Teacher, Verifier
+from effopd.termination import Terminated, Termination
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update
 from effopd.train import train as run_training
@@ -55,34 +57,30 @@ def train(config: RunConfig) -> None:
     checkpoint = resume_point(config, store)
     if checkpoint is None and config.resume is not None:
         discard_records_after(run_dir, -1)
-    num_restarts = 0
-    while True:
-        try:
-            return train_from(checkpoint, config, inputs, store)
-        except ActorLostError as error:
-            # A recording has no checkpoints to go on from.
-            if num_restarts == config.cluster.max_restarts or config.debug.mode is DebugMode.rollout_only:
-                raise after_restarts(error, num_restarts) from error
-            num_restarts += 1
-            stop_irreplaceable(config)
-            # As a resumed run does: nothing that a dead process may have left half-done is looked at.
-            checkpoint = store.latest()
-            if checkpoint is None:
-                discard_records_after(run_dir, -1)
-            origin = "the beginning" if checkpoint is None else f"the checkpoint at step {checkpoint.state.step}"
-            logger.warning(
-                "%s\nthe run goes on from %s (restart %d of at most cluster.max_restarts=%d)",
-                error,
-                origin,
-                num_restarts,
-                config.cluster.max_restarts,
-            )
+    termination = Termination()
+
+    def attempt(checkpoint: Checkpoint | None, data_position: int) -> None:
+        train_from(checkpoint, data_position, config, inputs, store, termination)
+
+    try:
+        train_with_restarts(
+            attempt, checkpoint, config, run_dir, store, lambda: stop_irreplaceable(config), termination
+        )
+    except Terminated as ended:
+        raise Terminated(f"{ended}; continue with effopd train resume={run_dir}") from None
 
 
-def train_from(checkpoint: Checkpoint | None, config: RunConfig, inputs: RunInputs, store: CheckpointStore) -> None:
+def train_from(
+    checkpoint: Checkpoint | None,
+    data_position: int,
+    config: RunConfig,
+    inputs: RunInputs,
+    store: CheckpointStore,
+    termination: Termination,
+) -> None:
     """Start all roles, train to the end from `checkpoint`, or from the beginning without one, and close.
 
-    Raises ActorLostError when a process died that held what no other has.
+    Prompts before `data_position` are left out. Raises ActorLostError when a process died that held what no other has.
     """
     run_dir = run_folder(config)
     ledger = Ledger()
@@ -95,19 +93,12 @@ def train_from(checkpoint: Checkpoint | None, config: RunConfig, inputs: RunInpu
     try:
         production = start(config, inputs, tracker.phase)
         try:
-            play(config, inputs, production, tracker, store, checkpoint)
+            with termination.listening():  # not before: Ray sets a handler of its own when it starts
+                play(config, inputs, production, tracker, store, checkpoint, data_position, termination)
         finally:
             production.close()
     finally:
         tracker.close()
-
-
-def after_restarts(error: ActorLostError, num_restarts: int) -> EffOPDError:
-    """Return the error that ends a run which may not be restarted once more."""
-    tried = f"after {num_restarts} restarts: " if num_restarts else ""
-    return EffOPDError(
-        f"{tried}{error}\ncluster.max_restarts={num_restarts} allows no more; mend it and resume the run"
-    )
 
 
 def evaluate(config: RunConfig) -> None:
@@ -210,12 +201,15 @@ def play(
     tracker: RunTracker,
     store: CheckpointStore,
     checkpoint: Checkpoint | None,
+    data_position: int,
+    termination: Termination,
 ) -> None:
     """Train, or in debug mode do half of it, with roles that are up and running."""
     state = RunState()
     if checkpoint is not None:
         production.load_learner(checkpoint.directory)
         state = checkpoint.state
+    state = replace(state, data_position=max(state.data_position, data_position))
     production.publisher.publish(PolicyVersion(step=state.step))
     roles = Roles(
         prompts=ShuffledPrompts(inputs.train_prompts, config.seed),
@@ -233,7 +227,7 @@ def play(
         record_rollouts(config, roles, production, run_folder(config) / RECORDED_NAME)
         return
     saver = CheckpointSaver(store, production, tracker)
-    run_training(config, roles, saver, state, algorithm_needs(config))
+    run_training(config, roles, saver, state, algorithm_needs(config), termination)
 
 
 class CheckpointSaver:

@@ -4,15 +4,19 @@ What is true at the top of every iteration: the samplers hold the learner's weig
 everything up to `state.step` is written down. Each role charges its own time to the ledger.
 """
 
+import logging
+import math
 import time
 from dataclasses import replace
 from typing import Protocol
 
 from effopd.config.schema import RunConfig
+from effopd.errors import GradientError
 from effopd.extrapolation.resting import steepness
 from effopd.extrapolation.safety import TRAINING_KL, is_harmful_jump
 from effopd.gathering import gather
 from effopd.roles import Roles
+from effopd.termination import Terminated, Termination
 from effopd.types import (
     AlgorithmNeeds,
     Gathered,
@@ -24,6 +28,16 @@ from effopd.types import (
     UpdateReport,
 )
 
+logger = logging.getLogger(__name__)
+
+
+class SpoiledUpdateError(GradientError):
+    """An update met a gradient that is not finite; the batches of prompts before `data_position` are what led there."""
+
+    def __init__(self, message: str, data_position: int) -> None:
+        super().__init__(message)
+        self.data_position = data_position
+
 
 class Saver(Protocol):
     """Writes a checkpoint; `score` is the evaluation score at this very step, if there was an evaluation."""
@@ -31,13 +45,28 @@ class Saver(Protocol):
     def save(self, state: RunState, score: float | None) -> None: ...
 
 
-def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, needs: AlgorithmNeeds) -> RunState:
-    """Continue from `state` until `config.num_steps` updates are done; return the final state."""
+def train(
+    config: RunConfig, roles: Roles, saver: Saver, state: RunState, needs: AlgorithmNeeds, termination: Termination
+) -> RunState:
+    """Continue from `state` until `config.num_steps` updates are done; return the final state.
+
+    Raises:
+        Terminated: when the process was asked to end; the last finished step is saved.
+        SpoiledUpdateError: when `learner.on_nonfinite` does not let it go on.
+
+    """
     if state.step == 0:
         evaluate(roles, state)
+    score, is_saved = None, True
     while state.step < config.num_steps:
-        gathered = gather(config, roles, needs, state, PolicyVersion(step=state.step))
-        report = roles.learner.update(gathered.batches)
+        try:
+            with termination.interruptible():
+                gathered = gather(config, roles, needs, state, PolicyVersion(step=state.step))
+        except Terminated:
+            if not is_saved:
+                saver.save(state, score)
+            raise
+        report = update(roles, state, gathered)
         record = undo_harmful_jump(config, roles, state, report)
         state = after_update(state, gathered)
         roles.publisher.publish(PolicyVersion(step=state.step))
@@ -55,9 +84,21 @@ def train(config: RunConfig, roles: Roles, saver: Saver, state: RunState, needs:
             shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
             roles.tracker.log_rollouts(state.step, shown)
         score = evaluate(roles, state) if is_due(state.step, config.eval.every, is_last) else None
-        if is_due(state.step, config.checkpoint.every, is_last):
+        is_saved = is_due(state.step, config.checkpoint.every, is_last)
+        if is_saved:
             saver.save(state, score)
     return state
+
+
+def update(roles: Roles, state: RunState, gathered: Gathered) -> UpdateReport:
+    """Take one update, and say which of its optimizer steps were skipped."""
+    try:
+        report = roles.learner.update(gathered.batches)
+    except GradientError as error:
+        raise SpoiledUpdateError(str(error), state.data_position + gathered.num_prompt_batches) from error
+    for reason in report.skipped:
+        logger.warning("step %d: %s", state.step + 1, reason)
+    return report
 
 
 def is_due(step: int, every: int, is_last: bool) -> bool:
@@ -85,7 +126,7 @@ def undo_harmful_jump(config: RunConfig, roles: Roles, state: RunState, report: 
         roll_back=RollBack(
             jump_step=state.last_jump_step,
             reverse_kl_before=state.reverse_kl_before_jump,
-            reverse_kl_after=report.metrics[TRAINING_KL],
+            reverse_kl_after=report.metrics.get(TRAINING_KL, math.nan),
         ),
     )
 

@@ -274,6 +274,8 @@ class UpdateReport:
 
     num_response_tokens: int
     metrics: Mapping[str, float]
+    skipped: tuple[str, ...] = ()
+    """Of every optimizer step that was left out because its gradient was not finite, why and for which responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from effopd.accelerate import EffOPD, is_trigger
 from effopd.candidates import TriggerRoles, TriggerSetting
 from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule
 from effopd.config.search_schema import ScheduleKind, SearchKind
+from effopd.errors import WeightsLostError
 from effopd.handles import as_scored
 from effopd.types import (
     Displacement,
@@ -456,3 +457,31 @@ def test_sampling_all_candidates_at_once_decides_as_the_ladder_does(qualities: l
     assert [candidate.step_size for candidate in record.candidates] == [0.0, 2.0, 4.0, 6.0]
     assert record.num_generated_tokens == 4 * 2 * 10
     assert {request.seed for request in one_by_one.requests} <= {request.seed for request in at_once.requests}
+
+
+class ForgetfulEngine(FakeEngine):
+    """Replaced in the middle of its first request, when it has no weights of its own any more."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        super().__init__(world)
+        self.is_replaced = False
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        if not self.is_replaced:
+            self.is_replaced = True
+            raise WeightsLostError("replaced")
+        return super().generate(request, version)
+
+
+def test_an_engine_that_is_replaced_beside_others_gets_its_own_candidate_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {0.0: 0.4, 2.0: 0.5, 4.0: 0.6}
+    undisturbed, disturbed = FakeWorld(table), FakeWorld(table)
+    monkeypatch.setattr(disturbed, "engines", lambda: [ForgetfulEngine(disturbed), FakeEngine(disturbed)])
+    config = AccelerateConfig(gate=GateKind.reverse_kl, step_sizes=[2.0, 4.0], search=SearchKind.parallel)
+    # What it samples depends on the weights that it holds: those of 4 lie where those of 2 were.
+    for world in (undisturbed, disturbed):
+        world.response_len_at = {2.0: 11, 4.0: 12}
+    assert jump(disturbed, config).candidates == jump(undisturbed, config).candidates
+    assert disturbed.events[2:8] == [
+        "write 2", "stage 8.1 of 2", "write 4", "stage 8.2 of 4", "write 2", "stage 8.3 of 2",
+    ]  # fmt: skip

@@ -1,15 +1,19 @@
 """The loop's side of extrapolation: what is remembered of a jump, and that a harmful one is taken back before publishing."""
 
+import os
+import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
 
 from effopd.config.schema import RunConfig
+from effopd.errors import GradientError
 from effopd.extrapolation.safety import TRAINING_KL
 from effopd.handles import as_scored
 from effopd.roles import Roles
-from effopd.train import after_trigger, train
+from effopd.termination import Terminated, Termination
+from effopd.train import SpoiledUpdateError, after_trigger, train
 from effopd.types import (
     AlgorithmNeeds,
     Displacement,
@@ -101,15 +105,81 @@ class FakeRun:
     def save(self, state: RunState, score: float | None) -> None: ...
 
 
+def roles_of(fake: FakeRun) -> Roles:
+    return Roles(
+        prompts=fake, sampler=fake, teacher=fake, reference=None, verifier=None, learner=fake, publisher=fake,
+        evaluator=None, accelerator=fake, tracker=fake,
+    )  # fmt: skip
+
+
 def run(fake: FakeRun, max_kl_increase: float | None, start: RunState | None = None) -> RunState:
     config = RunConfig(num_steps=(start or RunState()).step + len(fake.reverse_kls))
     config.rollout.prompts_per_step = 1
     config.accelerate.max_kl_increase = max_kl_increase
-    roles = Roles(
-        prompts=fake, sampler=fake, teacher=fake, reference=None, verifier=None, learner=fake, publisher=fake,
-        evaluator=None, accelerator=fake, tracker=fake,
-    )  # fmt: skip
-    return train(config, roles, fake, start or RunState(), AlgorithmNeeds())
+    return train(config, roles_of(fake), fake, start or RunState(), AlgorithmNeeds(), Termination())
+
+
+class TerminatedRun(FakeRun):
+    """Its process gets SIGTERM in the middle of a call, e.g. `generate`, after `step` finished steps."""
+
+    def __init__(self, call: str, step: int) -> None:
+        super().__init__([0.1] * 4, jumps=[])
+        self.call, self.step = call, step
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        self.events.append("sample")
+        self.end_if("generate")
+        return super().generate(request, version)
+
+    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
+        self.end_if("update")
+        return super().update(batches)
+
+    def save(self, state: RunState, score: float | None) -> None:
+        self.events.append(f"save {state.step}")
+
+    def end_if(self, call: str) -> None:
+        if self.call == call and self.state.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def events_until_terminated(fake: FakeRun) -> list[str]:
+    config, termination = RunConfig(num_steps=4), Termination()
+    config.rollout.prompts_per_step, config.checkpoint.every = 1, 0
+    with termination.listening(), pytest.raises(Terminated):
+        train(config, roles_of(fake), fake, RunState(), AlgorithmNeeds(), termination)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    return fake.events
+
+
+def test_sigterm_while_sampling_saves_the_last_finished_step_at_once() -> None:
+    assert events_until_terminated(TerminatedRun("generate", step=1)) == [
+        "sample", "update", "publish 1.0",
+        "sample", "save 1",
+    ]  # fmt: skip
+
+
+def test_sigterm_in_an_update_lets_the_step_end_and_saves_it() -> None:
+    assert events_until_terminated(TerminatedRun("update", step=1)) == [
+        "sample", "update", "publish 1.0",
+        "sample", "update", "publish 2.0", "save 2",
+    ]  # fmt: skip
+
+
+def test_sigterm_before_the_first_step_saves_nothing() -> None:
+    assert events_until_terminated(TerminatedRun("generate", step=0)) == ["sample"]
+
+
+def test_a_spoiled_update_says_which_prompts_led_there() -> None:
+    fake = FakeRun([0.1, 0.1], jumps=[])
+
+    def update(batches: Sequence[ScoredHandle]) -> UpdateReport:
+        raise GradientError("not finite")
+
+    fake.update = update
+    with pytest.raises(SpoiledUpdateError, match=r"^not finite$") as raised:
+        run(fake, max_kl_increase=None, start=RunState(step=3, data_position=5))
+    assert raised.value.data_position == 6  # the update takes one batch of prompts, the sixth
 
 
 def test_a_jump_that_raises_the_training_kl_is_taken_back_before_the_next_publish_and_not_tried_again_at_once() -> None:

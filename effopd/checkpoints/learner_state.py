@@ -23,6 +23,8 @@ class LearnerProgress:
     """The few numbers of a learner that are not tensors."""
 
     optimizer_step: int
+    critic_optimizer_step: int | None = None
+    """The critic's own, which is another when a step of one of them was skipped; None: the same."""
     kinds: tuple[ShardKind, ...] = ()
     """What there is of the policy beside master weights and moments."""
     lr_scale: float = 1.0

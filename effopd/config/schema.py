@@ -210,6 +210,19 @@ class LRSchedule(StrEnum):
     cosine = "cosine"
 
 
+class NonfiniteRule(StrEnum):
+    """What to do when the gradient of an optimizer step is not finite, or the loss that it is of."""
+
+    stop = "stop"
+    """End the run with one error that names the responses; the last checkpoint is as it was. The default, unlike verl's and
+    DeepSpeed's, who skip: in bfloat16 and float32 no gradient overflows in the ordinary course of things, as those of
+    float16 under loss scaling do, so there is something to be looked at."""
+    skip = "skip"
+    """Leave weights and moments as they are and go on; three steps in a row at most."""
+    roll_back = "roll_back"
+    """Return to the last checkpoint and go on with the prompts after those that led here, once per checkpoint."""
+
+
 @dataclass(slots=True)
 class LearnerConfig:
     num_ranks: int = 1
@@ -225,6 +238,7 @@ class LearnerConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     """0 turns clipping off."""
+    on_nonfinite: NonfiniteRule = NonfiniteRule.stop
     max_tokens_per_microbatch: int = 16384
     """Padded tokens in one forward and backward of one rank."""
     logit_chunk_tokens: int = 1024

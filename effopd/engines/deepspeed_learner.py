@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from effopd.engines.collectives import names_of_all_ranks, sum_named_over_ranks,
 from effopd.engines.deepspeed_setup import gathered, init_deepspeed, resolve_device
 from effopd.engines.learning_rate import lr_at
 from effopd.engines.microbatches import MicroBatch, plan_micro_batches, split_rows
+from effopd.engines.nonfinite import NonfiniteSteps, culprits
 from effopd.engines.policy_module import (
     CriticModule,
     PolicyModule,
@@ -36,7 +38,7 @@ from effopd.engines.policy_module import (
 from effopd.engines.shard_files import read_fragments
 from effopd.engines.sharded_model import ShardedModel
 from effopd.engines.trigger import Trigger
-from effopd.errors import ConfigError
+from effopd.errors import ConfigError, GradientError
 from effopd.types import (
     Displacement,
     Fragment,
@@ -56,6 +58,8 @@ from effopd.weights import SegmentWriter, assign_slots
 
 _OF_CRITIC = dict(zip(CRITIC_KINDS, OPTIMIZER_KINDS, strict=True))
 """What the critic's files hold, as kinds of its own shards."""
+
+_SKIPPED = "skipped_steps"
 
 _PADDING_ID = 0  # any id will do: padding is to the right, where causal attention never looks
 
@@ -99,6 +103,7 @@ class DeepSpeedLearner:
 
         """
         self._config = config
+        self._nonfinite = NonfiniteSteps(config.on_nonfinite)
         self._algorithm = algorithm
         self._algo = algo
         self._num_steps = num_steps
@@ -166,6 +171,9 @@ class DeepSpeedLearner:
         micro-batches; which prompts a mini-batch has depends on their names alone. All responses to a prompt must be on one
         rank.
 
+        A step whose gradient is not finite is skipped, if `on_nonfinite` says so: metrics are then means over the other
+        steps, and `skipped_steps` counts it.
+
         Raises:
             GradientError: when one is not finite; what it was to change, the policy or the critic, is then as before.
 
@@ -175,17 +183,22 @@ class DeepSpeedLearner:
         lengths = [_length(scored.rollout) for scored in rollouts]
         prompt_ids = [scored.rollout.prompt_id for scored in rollouts]
         minibatches = split_rows(prompt_ids, self._algo.num_minibatches, names_of_all_ranks(prompt_ids))
-        metrics: defaultdict[str, float] = defaultdict(float)
-        num_steps = self._algo.num_epochs * len(minibatches)
+        measured: defaultdict[str, list[float]] = defaultdict(list)
         for rows in minibatches * self._algo.num_epochs:
             plan = plan_micro_batches(lengths, self._config.max_tokens_per_microbatch, rows)
             for name, value in self._train_on(batch, plan, [rollouts[row].rollout for row in rows]).items():
-                metrics[name] += value / num_steps
+                measured[name].append(value)
+        metrics = {
+            name: float(len(values)) if name == _SKIPPED else sum(value / len(values) for value in values)
+            for name, values in measured.items()
+        }
         self._trigger.after_update()
         (num_response_tokens,) = sum_over_ranks(
             sum(scored.rollout.response_len for scored in rollouts), device=self._device
         )
-        return UpdateReport(num_response_tokens=int(num_response_tokens), metrics=dict(metrics))
+        return UpdateReport(
+            num_response_tokens=int(num_response_tokens), metrics=metrics, skipped=self._nonfinite.take_skipped()
+        )
 
     def _prepared(self, rollouts: Sequence[ScoredRollout]) -> TrainBatch | None:
         """Return this rank's rollouts with everything measured that has to be measured before the first step."""
@@ -248,15 +261,50 @@ class DeepSpeedLearner:
         scheduled_lr = lr_at(self._config, self._shards.optimizer_step // updates_per_step, self._num_steps)
         lr = scheduled_lr * self._trigger.lr_scale
         sums = self._policy.accumulate(batch, plan, policy_loss)
-        norms = {"grad_norm": self._policy.step(lr), "lr": lr}
+        norms = self._step(self._policy, "grad_norm", lr, batch, rollouts, plan, lambda *row: policy_loss(*row)[0])
+        if _SKIPPED in norms:
+            return norms
+        norms["lr"] = lr
         if self._critic is not None:
             sums |= self._critic.accumulate(batch, plan, value_loss)
-            norms["critic_grad_norm"] = self._critic.step(scheduled_lr / self._config.lr * self._algo.critic_lr)
+            critic_lr = scheduled_lr / self._config.lr * self._algo.critic_lr
+            norms |= self._step(
+                self._critic, "critic_grad_norm", critic_lr, batch, rollouts, plan, lambda *row: value_loss(*row)[0]
+            )
         return {
             **sum_named_over_ranks(sums),
             **norms,
             "padding_fraction": 1 - num_read_tokens / num_padded_tokens,
         }
+
+    def _step(
+        self,
+        model: ShardedModel,
+        name: str,
+        lr: float,
+        batch: TrainBatch | None,
+        rollouts: Sequence[Rollout],
+        plan: Sequence[MicroBatch],
+        loss: Callable[[TrainBatch, Any], Tensor],
+    ) -> dict[str, float]:
+        """Step on what was accumulated; return the norm of the gradient as `name`, or that the step was skipped."""
+        try:
+            norm = model.step(lr)
+        except GradientError as error:
+            lengths = {row: micro_batch.length for micro_batch in plan for row in micro_batch.rows}
+            alone = [MicroBatch((row,), lengths[row]) for row in sorted(lengths)]
+            losses = model.per_token(batch, alone, lambda *row: loss(*row).expand(row[0].response_mask.shape))
+            own = [
+                f"{rollout.prompt_id}/{rollout.sample_index}"
+                for rollout, values in zip(rollouts, losses, strict=True)
+                if not values.isfinite().all()
+            ]
+            (num_responses,) = sum_over_ranks(len(rollouts), device=self._device)
+            said = culprits(names_of_all_ranks(own), int(num_responses))
+            self._nonfinite.met(GradientError(f"{error}; {said}"))
+            return {_SKIPPED: 1.0}
+        self._nonfinite.taken()
+        return {name: norm}
 
     # Measuring
 
@@ -362,7 +410,12 @@ class DeepSpeedLearner:
 
     def progress(self) -> LearnerProgress:
         """Return optimizer steps taken and where the trigger stands."""
-        return self._trigger.progress(self._shards.optimizer_step)
+        progress = self._trigger.progress(self._shards.optimizer_step)
+        return (
+            progress
+            if self._critic is None
+            else replace(progress, critic_optimizer_step=self._critic.shards.optimizer_step)
+        )
 
     @torch.no_grad()
     def load_state(self, directory: Path) -> None:
@@ -374,7 +427,8 @@ class DeepSpeedLearner:
         progress = read_progress(directory)
         self._policy.load(directory, OPTIMIZER_KINDS, progress.optimizer_step)
         if self._critic is not None:
-            self._critic.load(directory, CRITIC_KINDS, progress.optimizer_step)
+            own = progress.critic_optimizer_step
+            self._critic.load(directory, CRITIC_KINDS, progress.optimizer_step if own is None else own)
         moved = [fragment for fragment in self._shards.held if fragment.is_moved]
         stored = {
             kind: read_fragments(directory, kind, self._shards.held if kind in OF_ALL_PARAMETERS else moved)

@@ -65,6 +65,9 @@ class ShardedModel:
                 loss, metrics = self._forward(take_rows(batch, plan[index], self._device), compute)
                 for name, value in metrics.items():
                     sums[name] += float(value)
+                if not math.isfinite(float(loss)):
+                    # Its gradient may be finite all the same; whoever steps looks at the gradient alone.
+                    loss = loss * math.nan
             else:
                 (loss,) = self._forward(idle_micro_batch(self._device), _nothing)
             # Shares must be summed over micro-batches and ranks. DeepSpeed divides by gradient_accumulation_steps, which

@@ -33,4 +33,5 @@ def is_harmful_jump(max_kl_increase: float | None, state: RunState, metrics: Map
     before = state.reverse_kl_before_jump
     if max_kl_increase is None or before is None or state.last_jump_step != state.step:
         return False
-    return not metrics[TRAINING_KL] <= before + max_kl_increase * abs(before)
+    now = metrics.get(TRAINING_KL, math.nan)  # missing where every optimizer step had to be skipped
+    return not now <= before + max_kl_increase * abs(before)

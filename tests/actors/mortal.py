@@ -1,6 +1,7 @@
 """Actors that die by themselves, for real, in the middle of a call that a test has chosen."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from effopd.actors.verifier import VerifierActor
 
 def plant(folder: Path, call: str, num_answered: int = 0) -> None:
     """Let the actor die in the `num_answered + 1`-th call of, e.g., `sampler.generate`: a file says so."""
-    (folder / call).write_text(str(num_answered))
+    (folder / call).write_text(f"{num_answered} 0")
+
+
+def plant_sigterm(folder: Path, call: str, num_answered: int) -> None:
+    """Let the actor send SIGTERM to this process, instead of dying."""
+    (folder / call).write_text(f"{num_answered} {os.getpid()}")
 
 
 def mortals(folder: Path) -> dict[str, Any]:
@@ -35,13 +41,15 @@ def _mortal(actor_class: Any, folder: Path, role: str, methods: tuple[str, ...])
     def dying(method: str) -> Any:
         def call(self: Any, *arguments: Any) -> Any:
             fault = folder / f"{role}.{method}"
-            if fault.exists() and (left := int(fault.read_text())) > 0:
-                fault.write_text(str(left - 1))
-            elif fault.exists():
-                fault.unlink()
-                # Half of the work is done when it dies, which nobody may take for the whole.
-                getattr(original, method)(self, *arguments)
-                os._exit(1)
+            if fault.exists():
+                left, victim = map(int, fault.read_text().split())
+                fault.write_text(f"{left - 1} {victim}") if left else fault.unlink()
+                if not left and victim:
+                    os.kill(victim, signal.SIGTERM)
+                elif not left:
+                    # Its work is done when it dies, but for the answer, and nobody may take it for done.
+                    getattr(original, method)(self, *arguments)
+                    os._exit(1)
             return getattr(original, method)(self, *arguments)
 
         return call

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import ray
 
 sys.path.insert(0, str(Path(__file__).parent))
-from mortal import mortals, plant
+from mortal import mortals, plant, plant_sigterm
 
 import effopd.actors.session as session_module
 from effopd.actors import build
@@ -28,6 +29,7 @@ from effopd.config.register import open_configs
 from effopd.config.schema import RunConfig
 from effopd.errors import ActorLostError, EffOPDError, NotReadyError, RolloutError
 from effopd.launch import train
+from effopd.termination import Terminated
 
 SETTINGS = [
     "experiment=toy_effopd",
@@ -40,7 +42,6 @@ SETTINGS = [
     "accelerate.num_prompts=4",
     "learner.lr=1e-3",
     "learner.lr_schedule=constant",
-    "checkpoint.every=1",
     "learner.num_threads=1",
     "rollout.num_threads=1",
     "teacher.num_threads=1",
@@ -48,9 +49,10 @@ SETTINGS = [
 ]
 
 
-def config_of(*overrides: str) -> RunConfig:
+def config_of(*overrides: str, save_every: int = 1) -> RunConfig:
     with open_configs() as configs:
-        (job,) = training_jobs(configs, [*SETTINGS, *overrides], is_multirun=False)
+        arguments = [*SETTINGS, f"checkpoint.every={save_every}", *overrides]
+        (job,) = training_jobs(configs, arguments, is_multirun=False)
     return job.config
 
 
@@ -167,26 +169,32 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture
-def faults(session: RaySession, tmp_path: Path) -> Iterator[Path]:
-    """Where faults are planted; actors of runs are mortal."""
-    folder = tmp_path / "faults"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def mortal_actors(session: RaySession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of planted faults; the actors of runs are mortal, and stay from run to run."""
+    folder = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session_module, "_session", session)
         for name, mortal in mortals(folder).items():
             patch.setattr(build, name, mortal)
         yield folder
-    assert not list(folder.iterdir()), "a planted fault was not met"
+
+
+@pytest.fixture
+def faults(mortal_actors: Path) -> Iterator[Path]:
+    """Where faults are planted, all of which a test must meet."""
+    yield mortal_actors
+    assert not list(mortal_actors.iterdir()), "a planted fault was not met"
 
 
 def course(run: Path) -> list[object]:
-    """The final weights, and every row of the run but for time."""
+    """The final weights and position in the data, and every row of the run but for time."""
     checkpoint = latest_checkpoint(run)
     assert checkpoint is not None
     names = ("metrics.jsonl", "eval.jsonl", "extrapolation.jsonl")
     rows = [[json.loads(line) for line in (run / name).read_text().splitlines()] for name in names]
-    return [weights_hash(checkpoint.directory), *(without_seconds(row) for row in rows)]
+    position = replace(checkpoint.state, seconds=0.0)
+    return [weights_hash(checkpoint.directory), position, *(without_seconds(row) for row in rows)]
 
 
 def without_seconds(value: object) -> object:
@@ -211,5 +219,21 @@ def test_a_dead_learner_and_a_dead_controller_send_the_run_back_to_the_last_chec
 ) -> None:
     plant(faults, "learner.write_candidate")  # in the first trigger, when there is no checkpoint yet
     plant(faults, "controller.save", 1)  # in the save of step 2, when its files are there but not in their place
-    train(config_of(f"output_dir={tmp_path / 'run'}", "cluster.max_restarts=2"))
+    train(config_of(f"output_dir={tmp_path / 'run'}"))
     assert course(tmp_path / "run") == course(undisturbed)
+
+
+def test_sigterm_saves_what_is_finished_and_the_rest_is_made_up_for(
+    undisturbed: Path, faults: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # By then two steps are done, for the samplers answer an evaluation or a canary at step 0, and more in every step.
+    plant_sigterm(faults, "sampler.generate", 9)
+    with pytest.raises(Terminated, match=r"ended by SIGTERM; continue with effopd train resume="):
+        train(config_of(f"output_dir={run}", save_every=0))  # which saves at the end only
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None and 1 <= checkpoint.state.step < 3
+    with open_configs() as configs:
+        (job,) = training_jobs(configs, [f"resume={run}"], is_multirun=False)
+    train(job.config)
+    assert course(run) == course(undisturbed)

@@ -12,7 +12,16 @@ from transformers import AutoModelForCausalLM
 
 from effopd.algorithms.build import build_algorithm
 from effopd.checkpoints.learner_state import CRITIC_KINDS, OPTIMIZER_KINDS, POLICY_KINDS
-from effopd.config.schema import AccelerateConfig, AlgoConfig, AlgorithmName, Device, Dtype, KLPlacement, LearnerConfig
+from effopd.config.schema import (
+    AccelerateConfig,
+    AlgoConfig,
+    AlgorithmName,
+    Device,
+    Dtype,
+    KLPlacement,
+    LearnerConfig,
+    NonfiniteRule,
+)
 from effopd.engines import deepspeed_setup
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.errors import EffOPDError
@@ -301,26 +310,70 @@ def initial_state(rank: int, world_size: int, *, model: str, **settings: Any) ->
     return result
 
 
+def poisoned(rollouts: list[ScoredRollout], prompt_ids: set[str]) -> list[ScoredRollout]:
+    """Rollouts whose advantage is infinite where they answer one of `prompt_ids`."""
+    return [
+        replace(scored, teacher=TeacherScores(sampled=torch.full_like(scored.rollout.rollout_logprobs, math.inf)))
+        if scored.rollout.prompt_id in prompt_ids
+        else scored
+        for scored in rollouts
+    ]
+
+
 def not_finite(rank: int, world_size: int, *, model: str, stage: int, dtype: str) -> Any:
-    """An update whose advantage is infinite, then a good one."""
+    """An update in which the advantages of one prompt are infinite, then a good one."""
     learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype)
-    mine = share(make_rollouts(8), rank, world_size)
+    everything = make_rollouts(8)
+    mine = share(everything, rank, world_size)
     learner.update(mine)
     before = fingerprint(*state_of(learner, *OPTIMIZER_KINDS).values())
-    poisoned = [
-        replace(scored, teacher=TeacherScores(sampled=torch.full_like(scored.rollout.rollout_logprobs, math.inf)))
-        for scored in mine
-    ]
+    culprit = everything[0].rollout.prompt_id
     message = ""
     try:
-        learner.update(poisoned)
+        learner.update(poisoned(mine, {culprit}))
     except EffOPDError as error:
         message = f"{type(error).__name__}: {error}"
     is_unchanged = fingerprint(*state_of(learner, *OPTIMIZER_KINDS).values()) == before
     good = learner.update(mine).metrics["grad_norm"]
     step = learner.progress().optimizer_step
     learner.close()
-    return {"message": message, "is_unchanged": is_unchanged, "next_grad_norm": good, "optimizer_step": step}
+    return {
+        "message": message,
+        "culprits": [
+            f"{scored.rollout.prompt_id}/{scored.rollout.sample_index}"
+            for scored in everything
+            if scored.rollout.prompt_id == culprit
+        ],
+        "is_unchanged": is_unchanged,
+        "next_grad_norm": good,
+        "optimizer_step": step,
+    }
+
+
+def skipped(rank: int, world_size: int, *, model: str, stage: int, algo: str) -> Any:
+    """A good update, one whose advantages are all infinite, a good one, and then bad ones until the learner has enough."""
+    learner = make_learner(rank, world_size, model=model, stage=stage, algo=algo, on_nonfinite=NonfiniteRule.skip)
+    everything = make_rollouts(8)
+    mine = share(everything, rank, world_size)
+    bad = poisoned(mine, {scored.rollout.prompt_id for scored in everything})
+    learner.update(mine)
+    before = fingerprint(*state_of(learner, *OPTIMIZER_KINDS).values())
+    report = learner.update(bad)
+    result = {
+        "metrics": dict(report.metrics),
+        "skipped": report.skipped,
+        "is_unchanged": fingerprint(*state_of(learner, *OPTIMIZER_KINDS).values()) == before,
+        "next": learner.update(mine),
+        "num_skips": 0,
+    }
+    try:
+        while True:
+            learner.update(bad)
+            result["num_skips"] += 1
+    except EffOPDError as error:
+        result["message"] = f"{type(error).__name__}: {error}"
+    learner.close()
+    return result
 
 
 def resume(rank: int, world_size: int, *, model: str, directory: str, **settings: Any) -> Any:

@@ -316,10 +316,26 @@ def test_exact_divergences_train_at_every_stage(lab: Lab, stage: int) -> None:
 @every_stage
 def test_a_gradient_that_is_not_finite_changes_nothing(lab: Lab, stage: int, dtype: str) -> None:
     for result in lab.pools[2].run(cases.not_finite, model=lab.model, stage=stage, dtype=dtype):
-        assert result["message"] == "GradientError: optimizer step 1: the gradient is not finite; nothing was changed"
+        culprits = result["culprits"]
+        assert result["message"] == (
+            "GradientError: optimizer step 1: the gradient is not finite; nothing was changed; "
+            f"not finite is the loss of {len(culprits)} of 8 responses: {', '.join(culprits)}"
+        )
         assert result["is_unchanged"]
         assert numpy.isfinite(result["next_grad_norm"])
         assert result["optimizer_step"] == 2
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_step_that_is_skipped_changes_nothing_and_three_in_a_row_are_enough(lab: Lab, stage: int) -> None:
+    for result in lab.pools[2].run(cases.skipped, model=lab.model, stage=stage, algo="opd"):
+        assert result["metrics"] == {"skipped_steps": 1.0}
+        (reason,) = result["skipped"]
+        assert reason.endswith("not finite is the loss of all 8 responses, so no prompt is to blame; skipped")
+        assert result["is_unchanged"]
+        assert "skipped_steps" not in result["next"].metrics and not result["next"].skipped
+        assert result["num_skips"] == 3
+        assert result["message"].endswith("3 steps before it were skipped already, so the run ends")
 
 
 # Measuring and publishing
