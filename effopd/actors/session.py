@@ -68,6 +68,7 @@ class RaySession:
                 ) from error
             return
         ray.init(
+            address="local",  # without it Ray would join whatever cluster was last started on this machine, by whomever
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
