@@ -8,6 +8,7 @@ from effopd.actors.learner import RayLearner
 from effopd.actors.sampler import RaySampler
 from effopd.actors.teacher import RayTeacher
 from effopd.actors.verifier import RayVerifier
+from effopd.actors.weight_routes import WeightRoutes
 from effopd.production import Phase
 
 
@@ -16,13 +17,15 @@ class ActorCast:
     """The actors of one run. Groups charge their time to the `phase` of whoever makes them."""
 
     samplers: tuple[ActorHandle, ...]
+    routes: WeightRoutes
+    """Of weights, to the samplers."""
     teachers: tuple[ActorHandle, ...]
     references: tuple[ActorHandle, ...]
     learners: tuple[ActorHandle, ...]
     verifier: ActorHandle | None
 
     def sampler(self, phase: Phase) -> RaySampler:
-        return RaySampler(self.samplers, len(self.learners), phase)
+        return RaySampler(self.samplers, self.routes, len(self.learners), phase)
 
     def teacher(self, phase: Phase) -> RayTeacher | None:
         return RayTeacher(self.teachers, phase) if self.teachers else None

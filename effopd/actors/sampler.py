@@ -10,6 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 from effopd.actors.calls import wait_for
+from effopd.actors.weight_routes import WeightRoutes, load_weights
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.build import SamplerEngine, build_sampler
 from effopd.handles import split_by_prompt, split_evenly, summarise
@@ -55,15 +56,20 @@ class RaySampler:
     """All sampler actors as one sampler."""
 
     def __init__(
-        self, actors: Sequence[ActorHandle], num_parts: int, phase: Callable[[str], AbstractContextManager[None]]
+        self,
+        actors: Sequence[ActorHandle],
+        routes: WeightRoutes,
+        num_parts: int,
+        phase: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         """`num_parts` is the number of learner ranks that handles are made for."""
         self._actors = actors
+        self._routes = routes
         self._num_parts = num_parts
         self._phase = phase
 
     def load(self, publication: Publication) -> None:
-        wait_for([actor.load.remote(publication) for actor in self._actors], ROLE)
+        load_weights(publication, self._actors, self._routes, ROLE)
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         with self._phase("generate"):
@@ -93,4 +99,7 @@ class RaySampler:
         return fetched[:num_rollouts]
 
     def engines(self) -> Sequence["RaySampler"]:
-        return [RaySampler([actor], self._num_parts, self._phase) for actor in self._actors]
+        return [
+            RaySampler([actor], self._routes.to(index), self._num_parts, self._phase)
+            for index, actor in enumerate(self._actors)
+        ]

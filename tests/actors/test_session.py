@@ -87,6 +87,6 @@ def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:
 def test_a_plan_that_needs_more_gpus_than_there_are_is_refused_with_the_arithmetic(session: RaySession) -> None:
     present = int(ray.cluster_resources().get("GPU", 0))
     with pytest.raises(
-        ConfigError, match=rf"needs {present + 1} GPUs \(big: {present + 1}\) and the cluster has {present}"
+        ConfigError, match=rf"needs {present + 1} GPUs \(1 big x {present + 1}\) and the cluster has {present}"
     ):
         session.have([spec("big", num_gpus=present + 1)])
