@@ -32,6 +32,8 @@ ENVIRONMENT = {
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
 """Where process groups meet that do not leave their machine; see `engines.rendezvous` for learner ranks that do."""
 
+_TURNED_AWAY = "InvalidAuthToken"
+
 SECONDS_TO_RESERVE = 60
 """For GPUs that the run before gives back."""
 
@@ -69,18 +71,7 @@ class RaySession:
             "RAY_worker_niceness", "0"
         )  # at Ray's 15 anything else on the machine starves the engines
         if self.cluster.address is not None:
-            try:
-                ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-            except AuthenticationError as error:
-                raise ConfigError(
-                    f"cluster.address={self.cluster.address}: the cluster asks for a token and this process has none that it "
-                    "accepts; set RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"
-                ) from error
-            except ConnectionError as error:
-                raise ConfigError(
-                    f"cluster.address={self.cluster.address}: no Ray cluster answers there ({error}); "
-                    "start one with `ray start --head`, or set cluster.address=null to start one on this machine"
-                ) from error
+            self._connect(self.cluster.address)
             return
         ray.init(
             include_dashboard=False,
@@ -88,6 +79,21 @@ class RaySession:
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
+
+    def _connect(self, address: str) -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (AuthenticationError, ConnectionError) as error:
+            # Ray keeps trying, and then says only in the cause of the cause why it was turned away.
+            if isinstance(error, AuthenticationError) or _TURNED_AWAY in str(error.__cause__):
+                raise ConfigError(
+                    f"cluster.address={address}: the cluster asks for a token, and this process has none or another; "
+                    "set RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"
+                ) from error
+            raise ConfigError(
+                f"cluster.address={address}: no Ray cluster answers there ({error}); "
+                "start one with `ray start --head`, or set cluster.address=null to start one on this machine"
+            ) from error
 
     def have(self, specs: list[ActorSpec]) -> dict[str, ActorHandle]:
         """Return an actor for every spec, by name; stop the actors that no spec asks for.

@@ -1,0 +1,121 @@
+"""Two machines made of one: network, process and mount namespaces of their own, joined by a virtual cable, a Ray node in each.
+
+A machine sees the other one over the network alone: it has its own processes and its own shared memory. The disk is
+common, as a shared file system would be. Needs root, `ip`, `unshare` and `nsenter`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ADDRESSES = ("198.18.0.1", "198.18.0.2")  # reserved for tests of networks
+PORT = 6379
+TOOLS = ("ip", "unshare", "nsenter")
+
+START = """
+set -e
+mount -t tmpfs -o size=1g tmpfs /dev/shm
+mkdir -p {folder}
+mount -t tmpfs tmpfs {folder}
+exec {python} -m ray.scripts.scripts start {what} --node-ip-address={address} --temp-dir={folder} --num-cpus=2 \
+    --num-gpus=2 --object-store-memory=200000000 --disable-usage-stats --block
+"""
+
+
+def why_not() -> str | None:
+    """Return why no namespaces can be made here; None when they can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        return f"{', '.join(absent)} not installed"
+    tried = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", "ip link add effopd0 type veth"],
+        capture_output=True,
+        text=True,
+    )
+    return None if tried.returncode == 0 else f"namespaces cannot be made here: {tried.stderr.strip()}"
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One of the two."""
+
+    address: str
+    namespace: str
+    cable: str
+    """Its end of it."""
+    init: int
+    """Process 1 of the machine, by the number that it has outside."""
+    environment: Mapping[str, str]
+
+    def start(self, *command: str, **options: object) -> subprocess.Popen[str]:
+        """Start a process on this machine. It ends with the machine, at the latest."""
+        enter = ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", "--"]
+        return subprocess.Popen([*enter, *command], text=True, env=self.environment, **options)  # pyright: ignore
+
+    def pull_cable(self) -> None:
+        run("ip", "-n", self.namespace, "link", "set", self.cable, "down")
+
+    def plug_cable(self) -> None:
+        run("ip", "-n", self.namespace, "link", "set", self.cable, "up")
+
+    def listening(self) -> set[str]:
+        """Return the addresses that TCP ports of this machine listen on."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.namespace, "ss", "-Hltn"], check=True, capture_output=True, text=True
+        )
+        return {line.split()[3].rsplit(":", 1)[0] for line in done.stdout.splitlines()}
+
+
+@contextmanager
+def two_hosts(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[Host, Host]]:
+    """Yield two machines, the first with the head of a Ray cluster of both; `folder` is on the disk that they share."""
+    tag = f"{os.getpid() % 100_000}"
+    names, cables = (f"effopd-a{tag}", f"effopd-b{tag}"), (f"efa{tag}", f"efb{tag}")
+    with ExitStack() as stack:
+        for name in names:
+            run("ip", "netns", "add", name)
+            stack.callback(run, "ip", "netns", "del", name)
+        run("ip", "link", "add", cables[0], "netns", names[0], "type", "veth", "peer", "name", cables[1], "netns", names[1])
+        hosts = []
+        for index, (name, cable, address) in enumerate(zip(names, cables, ADDRESSES, strict=True)):
+            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", cable)
+            run("ip", "-n", name, "link", "set", cable, "up")
+            run("ip", "-n", name, "link", "set", "lo", "up")
+            what = f"--head --port={PORT} --include-dashboard=false" if index == 0 else f"--address={ADDRESSES[0]}:{PORT}"
+            # A short path: sockets lie below it.
+            script = START.format(what=what, address=address, folder=f"/tmp/{name}", python=sys.executable)
+            log = stack.enter_context((folder / f"ray-{index}.log").open("w"))
+            machine = subprocess.Popen(
+                ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+                + ["sh", "-c", script],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+            stack.callback(shutil.rmtree, f"/tmp/{name}", ignore_errors=True)
+            stack.callback(machine.wait)
+            stack.callback(machine.kill)
+            init = _child_of(machine.pid)
+            hosts.append(Host(address=address, namespace=name, cable=cable, init=init, environment=environment))
+        yield hosts[0], hosts[1]
+
+
+def _child_of(process: int) -> int:
+    """Return the first child of a process, once it has one."""
+    children = Path(f"/proc/{process}/task/{process}/children")
+    for _ in range(100):
+        if found := children.read_text().split():
+            return int(found[0])
+        time.sleep(0.1)
+    raise TimeoutError(f"process {process} has started nothing in 10 s")
