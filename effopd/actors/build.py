@@ -200,6 +200,7 @@ def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
             num_gpus=gpus,
             num_threads=config.learner.num_threads,
             place=Place.TOGETHER,
+            max_task_retries=0,
         )
         for rank in range(num_ranks)
     ]
@@ -223,7 +224,7 @@ def verifier_actor_name(verifier: str) -> str:
 
 def controller_spec() -> ActorSpec:
     # It writes the checkpoints, into the driver's run folder.
-    return ActorSpec(name="controller", actor_class=ControllerActor, place=Place.DRIVER)
+    return ActorSpec(name="controller", actor_class=ControllerActor, place=Place.DRIVER, max_task_retries=0)
 
 
 def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast, nodes: Collection[str]) -> None:

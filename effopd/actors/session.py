@@ -50,6 +50,9 @@ class ActorSpec:
     num_gpus: int = 0
     num_threads: int = 1
     place: Place = Place.ANYWHERE
+    max_task_retries: int = -1
+    """How often Ray may repeat a call whose connection broke while the actor lives on, as when a network is down for some
+    seconds; -1 means for ever. 0 where the same call twice would not do the same."""
     node_id: str | None = None
     """The machine, by Ray's name for it; None until `RaySession.placed` has found one."""
 
@@ -194,6 +197,7 @@ def _start(spec: ActorSpec, reserved: PlacementGroup | None) -> ActorHandle:
     return spec.actor_class.options(
         num_cpus=0,
         num_gpus=spec.num_gpus,
+        max_task_retries=spec.max_task_retries,
         scheduling_strategy=(
             NodeAffinitySchedulingStrategy(spec.node_id, soft=False)
             if reserved is None

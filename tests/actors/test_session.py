@@ -1,14 +1,12 @@
 """What a session keeps and what it replaces, and how errors come out of actors, with real Ray and light actors."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import ray
 
 from effopd.actors.calls import wait_for
 from effopd.actors.session import ActorSpec, RaySession
-from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError, EffOPDError
 
 
@@ -29,14 +27,6 @@ class Counter:
 
     def die(self) -> None:
         os._exit(1)
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[RaySession]:
-    session = RaySession(ClusterConfig())
-    session.start()
-    yield session
-    session.stop()
 
 
 def spec(name: str = "counter", start: int = 0, num_gpus: int = 0) -> ActorSpec:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ RUN = [
     "rollout.num_threads=1",
     "teacher.num_threads=1",
 ]
+RANKS_ON_BOTH = Path(__file__).with_name("ranks_on_both.py")
 EFFOPD = [sys.executable, "-m", "effopd", "train", *RUN]
 
 
@@ -61,16 +63,24 @@ def final_hash(run: Path) -> str:
     return weights_hash(checkpoint.directory)
 
 
+def actors_on(host: Host) -> set[str]:
+    """Return the classes of actors that live on a host."""
+    titles = host.output("ps", "-eo", "args").splitlines()
+    return {found[1] for title in titles if (found := re.match(r"ray::(\w+Actor)", title))}
+
+
 def test_a_run_on_two_hosts_survives_a_cut_cable_and_ends_with_the_weights_of_a_run_in_one_process(
     hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     subprocess.run([*EFFOPD, "cluster=local", f"output_dir={alone}"], check=True, capture_output=True)
-    first, _ = hosts
+    first, second = hosts
     address = f"cluster.address={ADDRESSES[0]}:{PORT}"
     with (tmp_path / "output").open("w") as output:
         process = first.start(*EFFOPD, address, f"output_dir={together}", stdout=output, stderr=output)
         wait_for_step(together, 2, process)
+        assert actors_on(first) >= {"LearnerActor", "ControllerActor", "NodeActor"}
+        assert actors_on(second) == {"SamplerActor", "TeacherActor", "NodeActor"}
         first.pull_cable()
         before = num_steps_done(together)
         time.sleep(CUT_SECONDS)
@@ -82,3 +92,15 @@ def test_a_run_on_two_hosts_survives_a_cut_cable_and_ends_with_the_weights_of_a_
     assert [json.loads(line)["step"] for line in (together / "metrics.jsonl").read_text().splitlines()] == [
         *range(1, NUM_STEPS + 1)
     ]
+
+
+def test_ranks_on_both_hosts_meet_at_an_address_that_is_nobody_elses_and_too_many_are_refused(
+    hosts: tuple[Host, Host],
+) -> None:
+    told = json.loads(hosts[0].output(sys.executable, str(RANKS_ON_BOTH), f"{ADDRESSES[0]}:{PORT}"))
+    assert told["refusal"].startswith(
+        "the plan needs 3 GPUs (3 learner x 1) and the cluster has 2 "
+        "(198.18.0.1: 1 - 1 learner = 0 free; 198.18.0.2: 1 - 1 learner = 0 free)"
+    )
+    # 3 is 1 of the first rank and 2 of the second. Addresses are as the kernel has them: bytes from right to left.
+    assert told["met"] == [["198.18.0.1", 3.0, ["010012C6"]], ["198.18.0.2", 3.0, ["020012C6"]]]

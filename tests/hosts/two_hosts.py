@@ -17,6 +17,7 @@ from pathlib import Path
 ADDRESSES = ("198.18.0.1", "198.18.0.2")  # reserved for tests of networks
 PORT = 6379
 TOOLS = ("ip", "unshare", "nsenter")
+UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 START = """
 set -e
@@ -24,7 +25,7 @@ mount -t tmpfs -o size=1g tmpfs /dev/shm
 mkdir -p {folder}
 mount -t tmpfs tmpfs {folder}
 exec {python} -m ray.scripts.scripts start {what} --node-ip-address={address} --temp-dir={folder} --num-cpus=2 \
-    --num-gpus=2 --object-store-memory=200000000 --disable-usage-stats --block
+    --num-gpus=1 --object-store-memory=200000000 --disable-usage-stats --block
 """
 
 
@@ -35,7 +36,7 @@ def why_not() -> str | None:
     if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
         return f"{', '.join(absent)} not installed"
     tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", "ip link add effopd0 type veth"],
+        [*UNSHARE, "--net", "sh", "-c", "ip link add effopd0 type veth && mount -t tmpfs tmpfs /dev/shm"],
         capture_output=True,
         text=True,
     )
@@ -60,21 +61,22 @@ class Host:
 
     def start(self, *command: str, **options: object) -> subprocess.Popen[str]:
         """Start a process on this machine. It ends with the machine, at the latest."""
-        enter = ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", "--"]
-        return subprocess.Popen([*enter, *command], text=True, env=self.environment, **options)  # pyright: ignore
+        return subprocess.Popen([*self._enter(), *command], text=True, env=self.environment, **options)  # pyright: ignore
+
+    def output(self, *command: str) -> str:
+        """Run a command on this machine and return what it prints."""
+        done = subprocess.run([*self._enter(), *command], capture_output=True, text=True, env=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def _enter(self) -> list[str]:
+        return ["nsenter", f"--target={self.init}", "--net", "--mount", "--pid", "--"]
 
     def pull_cable(self) -> None:
         run("ip", "-n", self.namespace, "link", "set", self.cable, "down")
 
     def plug_cable(self) -> None:
         run("ip", "-n", self.namespace, "link", "set", self.cable, "up")
-
-    def listening(self) -> set[str]:
-        """Return the addresses that TCP ports of this machine listen on."""
-        done = subprocess.run(
-            ["ip", "netns", "exec", self.namespace, "ss", "-Hltn"], check=True, capture_output=True, text=True
-        )
-        return {line.split()[3].rsplit(":", 1)[0] for line in done.stdout.splitlines()}
 
 
 @contextmanager
@@ -86,19 +88,34 @@ def two_hosts(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[Ho
         for name in names:
             run("ip", "netns", "add", name)
             stack.callback(run, "ip", "netns", "del", name)
-        run("ip", "link", "add", cables[0], "netns", names[0], "type", "veth", "peer", "name", cables[1], "netns", names[1])
+        run(
+            "ip",
+            "link",
+            "add",
+            cables[0],
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            cables[1],
+            "netns",
+            names[1],
+        )
         hosts = []
         for index, (name, cable, address) in enumerate(zip(names, cables, ADDRESSES, strict=True)):
             run("ip", "-n", name, "address", "add", f"{address}/24", "dev", cable)
             run("ip", "-n", name, "link", "set", cable, "up")
             run("ip", "-n", name, "link", "set", "lo", "up")
-            what = f"--head --port={PORT} --include-dashboard=false" if index == 0 else f"--address={ADDRESSES[0]}:{PORT}"
+            what = (
+                f"--head --port={PORT} --include-dashboard=false" if index == 0 else f"--address={ADDRESSES[0]}:{PORT}"
+            )
             # A short path: sockets lie below it.
             script = START.format(what=what, address=address, folder=f"/tmp/{name}", python=sys.executable)
             log = stack.enter_context((folder / f"ray-{index}.log").open("w"))
             machine = subprocess.Popen(
-                ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-                + ["sh", "-c", script],
+                ["ip", "netns", "exec", name, *UNSHARE, "sh", "-c", script],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -108,7 +125,17 @@ def two_hosts(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[Ho
             stack.callback(machine.kill)
             init = _child_of(machine.pid)
             hosts.append(Host(address=address, namespace=name, cable=cable, init=init, environment=environment))
+        _wait_for_ray(folder / "ray-1.log")
         yield hosts[0], hosts[1]
+
+
+def _wait_for_ray(log: Path) -> None:
+    """Return when the node whose output `log` is has joined the cluster."""
+    for _ in range(600):
+        if "Ray runtime started" in log.read_text():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"Ray did not start in 60 s:\n{log.read_text()}")
 
 
 def _child_of(process: int) -> int:
