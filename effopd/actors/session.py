@@ -77,6 +77,7 @@ class RaySession:
             self._connect(self.cluster.address)
             return
         ray.init(
+            address="local",  # left out, it would mean a cluster that somebody else has started here, if there is one
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -33,7 +33,9 @@ def join_process_group(backend: str, meeting_place: str, rank: int, world_size: 
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = interface
     # torch's own `tcp://` would listen on every address of the machine.
     listener = int(parse_qs(place.query)["fd"][0]) if rank == 0 else None
-    store = dist.TCPStore(place.hostname, place.port, world_size, is_master=rank == 0, master_listen_fd=listener)
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  (public, says its documentation)
+        place.hostname, place.port, world_size, is_master=rank == 0, master_listen_fd=listener
+    )
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 
