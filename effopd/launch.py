@@ -292,7 +292,7 @@ def start(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
             from effopd.actors.build import build_ray  # noqa: PLC0415
             from effopd.actors.session import session_for  # noqa: PLC0415
 
-            return build_ray(config, inputs, session_for(config.cluster), phase)
+            return build_ray(config, inputs, run_folder(config), session_for(config.cluster), phase)
 
 
 def stop_irreplaceable(config: RunConfig) -> None:

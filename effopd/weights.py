@@ -2,8 +2,9 @@
 
 The learner copies its tensors into a memory-mapped file, one at a time; samplers map the same file and read it in place,
 so a publish costs one copy however many samplers there are. The file is reused from publish to publish, because fresh
-pages are several times slower to write than ones that are already mapped. Nothing here knows an engine or a process
-group, and nothing here tells a sampler that there is something to read: that is what a `Publication` is for.
+pages are several times slower to write than ones that are already mapped. On another machine a `SegmentCopy` is filled,
+bucket by bucket, with the same bytes at the same places. Nothing here knows an engine, a network or a process group, and
+nothing here tells a sampler that there is something to read: that is what a `Publication` is for.
 """
 
 import math
@@ -12,11 +13,14 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 
 from effopd.errors import WeightSyncError
@@ -73,6 +77,11 @@ def _view(segment: Tensor, slot: TensorSlot) -> Tensor:
     return flat.view(getattr(torch, slot.dtype)).view(slot.shape)
 
 
+def _end_of(slots: Iterable[TensorSlot]) -> int:
+    """Return how many bytes a segment must have to hold all of `slots`."""
+    return max((slot.offset + slot.num_bytes for slot in slots), default=0)
+
+
 class SegmentWriter:
     """Owns one segment: creates, fills and finally drops it.
 
@@ -83,7 +92,8 @@ class SegmentWriter:
     def __init__(self, folder: Path) -> None:
         """Create the segment in `folder`, which should be in memory."""
         self._file = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600)
-        self._path = Path("/proc", str(os.getpid()), "fd", str(self._file))
+        self.path = Path("/proc", str(os.getpid()), "fd", str(self._file))
+        """Where processes of this machine find the segment."""
         self._map: mmap.mmap | None = None
 
     def write(
@@ -100,7 +110,7 @@ class SegmentWriter:
         """
         buckets = assign_slots(layout, bucket_bytes)
         slots = list(chain.from_iterable(buckets))
-        buffer = self._mapping(max((slot.offset + slot.num_bytes for slot in slots), default=0))
+        buffer = self.reserve(_end_of(slots))
         segment = torch.frombuffer(buffer, dtype=torch.uint8)
         for slot, (name, tensor) in zip(slots, tensors, strict=True):
             assert name == slot.name, f"{name} comes where the layout has {slot.name}"
@@ -108,7 +118,7 @@ class SegmentWriter:
             _view(segment, slot).copy_(tensor.detach())
         return Publication(
             version=version,
-            segment=str(self._path),
+            segment=str(self.path),
             buckets=buckets,
             checksum=segment_checksum(memoryview(buffer), slots),
         )
@@ -121,8 +131,13 @@ class SegmentWriter:
         os.close(self._file)
         self._file = -1
 
-    def _mapping(self, num_bytes: int) -> mmap.mmap:
-        """Return a writable mapping of at least `num_bytes`, growing the file when it is too small."""
+    def reserve(self, num_bytes: int) -> mmap.mmap:
+        """Return a writable mapping of at least `num_bytes`, growing the file when it is too small.
+
+        Raises:
+            WeightSyncError: when shared memory has no room for the segment.
+
+        """
         if self._map is None or len(self._map) < num_bytes:
             try:
                 # Claims the pages now: writing to a hole of a full file system would kill the process with SIGBUS.
@@ -157,13 +172,23 @@ class SegmentReader:
 
         """
         slots = list(slots)
-        self._map_file(max((slot.offset + slot.num_bytes for slot in slots), default=0))
+        self._map_file(_end_of(slots))
         return [(slot.name, _view(self._segment, slot)) for slot in slots]
+
+    def bucket_bytes(self, bucket: Sequence[TensorSlot]) -> NDArray[np.uint8]:
+        """Return a view of everything from the first to the last byte of a bucket, padding included.
+
+        Raises:
+            WeightSyncError: as `tensors` does.
+
+        """
+        self._map_file(_end_of(bucket))
+        return np.frombuffer(self._bytes, dtype=np.uint8)[bucket[0].offset : _end_of(bucket)]
 
     def verify(self, publication: Publication) -> None:
         """Raise WeightSyncError, naming version and both hashes, unless the segment holds what was published."""
         slots = list(chain.from_iterable(publication.buckets))
-        self._map_file(max((slot.offset + slot.num_bytes for slot in slots), default=0))
+        self._map_file(_end_of(slots))
         checksum = segment_checksum(self._bytes, slots)
         if checksum != publication.checksum:
             raise WeightSyncError(
@@ -196,6 +221,42 @@ class SegmentReader:
             raise WeightSyncError(
                 f"the segment {self._path} has {len(self._bytes)} bytes, but the publication needs {num_bytes}"
             )
+
+
+class SegmentCopy:
+    """The segment of another machine in this one's shared memory, the same bytes at the same places.
+
+    It checks nothing: samplers compare what they read with the checksum that the learner has published.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Create the segment in `folder`, which should be in memory."""
+        self._writer = SegmentWriter(folder)
+
+    def write(self, publication: Publication, index: int, data: NDArray[np.uint8]) -> None:
+        """Overwrite bucket `index` with `data`, which `SegmentReader.bucket_bytes` gave on the other machine.
+
+        Raises:
+            WeightSyncError: when shared memory has no room, or `data` is not the whole bucket.
+
+        """
+        bucket = publication.buckets[index]
+        start, end = bucket[0].offset, _end_of(bucket)
+        if data.nbytes != end - start:
+            raise WeightSyncError(
+                f"bucket {index} of weights {publication.version} has {data.nbytes} bytes, but {end - start} were published"
+            )
+        # Room for all buckets at once: a mapping that grows from bucket to bucket would be made anew each time.
+        buffer = self._writer.reserve(_end_of(chain.from_iterable(publication.buckets)))
+        np.frombuffer(buffer, dtype=np.uint8)[start:end] = data
+
+    def publication(self, publication: Publication) -> Publication:
+        """Return what the samplers of this machine are to load once all buckets are written."""
+        return replace(publication, segment=str(self._writer.path))
+
+    def close(self) -> None:
+        """Drop the segment; see `SegmentWriter.close`."""
+        self._writer.close()
 
 
 class SegmentReaders:

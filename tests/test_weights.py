@@ -7,12 +7,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from effopd.errors import WeightSyncError
 from effopd.types import PolicyVersion
-from effopd.weights import SegmentReader, SegmentWriter, assign_slots, shared_memory_folder
+from effopd.weights import SegmentCopy, SegmentReader, SegmentWriter, assign_slots, shared_memory_folder
 
 VERSION = PolicyVersion(step=3, candidate=1)
 
@@ -213,6 +214,51 @@ def test_two_segments_in_one_folder_do_not_meet(writer, tmp_path):
     first, second = write(writer, random_tensors([(4,)])), write(other, random_tensors([(7,)]))
     assert read(first)["w0"].shape == (4,) and read(second)["w0"].shape == (7,)
     other.close()
+
+
+@pytest.fixture
+def copy(tmp_path):
+    copy = SegmentCopy(tmp_path)
+    yield copy
+    copy.close()
+
+
+def copied(copy, publication, *, buckets):
+    """The publication as another machine's samplers see it, after the buckets named have arrived there."""
+    reader = SegmentReader(Path(publication.segment))
+    for index in buckets:
+        copy.write(publication, index, reader.bucket_bytes(publication.buckets[index]).copy())
+    return copy.publication(publication)
+
+
+def test_a_copy_holds_what_was_published_under_the_same_version_and_checksum(writer, copy):
+    tensors = random_tensors([(10, 3), (17,), (64, 2), (5,)])
+    publication = write(writer, tensors, bucket_bytes=200)
+    there = copied(copy, publication, buckets=range(len(publication.buckets)))
+    assert len(publication.buckets) == 3  # 120 + 68, 512, 20 bytes
+    assert (there.version, there.checksum) == (publication.version, publication.checksum)
+    assert there.segment != publication.segment
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read(there).items())
+
+
+def test_a_copy_is_reused_for_the_next_publication_and_its_readers_follow(writer, copy):
+    first = copied(copy, write(writer, random_tensors([(9,)])), buckets=[0])
+    tensors = random_tensors([(300,), (40,)])
+    second = copied(copy, write(writer, tensors), buckets=[0])
+    assert second.segment == first.segment
+    assert torch.equal(read(second)["w1"], tensors["w1"])
+
+
+def test_a_bucket_that_did_not_arrive_is_caught_by_the_checksum(writer, copy):
+    publication = write(writer, random_tensors([(50,), (60,)]), bucket_bytes=220)
+    with pytest.raises(WeightSyncError, match=publication.checksum):
+        read(copied(copy, publication, buckets=[0]))
+
+
+def test_a_bucket_of_another_size_is_refused(writer, copy):
+    publication = write(writer, random_tensors([(4,)]))
+    with pytest.raises(WeightSyncError, match=r"bucket 0 of weights 3\.1 has 3 bytes, but 16 were published"):
+        copy.write(publication, 0, np.zeros(3, dtype=np.uint8))
 
 
 def test_the_shared_memory_folder_exists():

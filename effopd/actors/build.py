@@ -1,7 +1,8 @@
 """The cast of a run on Ray: which actors there are, and the production they make."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import ray
 from torch import Tensor
@@ -10,8 +11,17 @@ from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
 from effopd.actors.controller import ControllerActor, RayController, TriggerSetup
 from effopd.actors.learner import LearnerActor
+from effopd.actors.placement import Place
 from effopd.actors.sampler import RaySampler, SamplerActor
 from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
+from effopd.actors.several_nodes import (
+    machines_of,
+    node_specs,
+    require_authentication,
+    require_folders,
+    require_shared_folder,
+    weight_routes,
+)
 from effopd.actors.supervision import Member
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
@@ -36,7 +46,7 @@ from effopd.publishing import CheckedPublisher, canary_tolerance
 from effopd.types import Publication, ScoredHandle, ScoredRollout
 
 
-def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: Phase) -> Production:
+def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RaySession, phase: Phase) -> Production:
     """Start the actors that are missing, let the rest begin anew, and return when all are ready."""
     is_replay = config.debug.mode == DebugMode.train_only
     gpus = 1 if _uses_gpus(config) else 0
@@ -44,29 +54,41 @@ def build_ray(config: RunConfig, inputs: RunInputs, session: RaySession, phase: 
     teacher: list[ActorSpec] = []
     if inputs.teacher is not None and (not is_replay or needs_teacher_head(config)):
         teacher = _frozen_specs("teacher", config, inputs.teacher, gpus)
-    specs = [
-        *learner_specs(config, gpus),
-        controller_spec(),
-        *teacher,
-        *(_frozen_specs("reference", config, inputs.student, gpus) if needs_reference else []),
-        *(sampler_specs(config, inputs.student, gpus) if not is_replay else []),
-        *(verifier_specs(config) if not is_replay else []),
-    ]
-    actors = session.have(specs)
-    members = {name: Member(name, actor) for name, actor in actors.items()}
+    specs = session.placed(
+        [
+            *learner_specs(config, gpus),
+            controller_spec(),
+            *teacher,
+            *(_frozen_specs("reference", config, inputs.student, gpus) if needs_reference else []),
+            *(sampler_specs(config, inputs.student, gpus) if not is_replay else []),
+            *(verifier_specs(config) if not is_replay else []),
+        ]
+    )
+    learners = [spec for spec in specs if spec.actor_class is LearnerActor]
+    samplers = [spec for spec in specs if spec.actor_class is SamplerActor]
+    learner_nodes = {_node_of(spec) for spec in learners}
+    nodes = node_specs({_node_of(spec) for spec in specs})
+    actors = session.have([*specs, *nodes])
+    machines = machines_of(nodes, actors, session.nodes())
+    if machines:
+        require_authentication(machines.values())
+        require_folders([(machines[_node_of(spec)], folder) for spec, folder in _folders(specs, inputs.student.folder)])
+        require_shared_folder(run_dir, [machines[node_id] for node_id in learner_nodes])
+    members = {spec.name: Member(spec.name, actors[spec.name]) for spec in specs}
     verifiers = {name: members[verifier_actor_name(name)] for name in verifier_names(config) if not is_replay}
     cast = ActorCast(
-        samplers=tuple(members[spec.name] for spec in specs if spec.actor_class is SamplerActor),
+        samplers=tuple(members[spec.name] for spec in samplers),
+        routes=weight_routes(samplers, _node_of(learners[0]), machines),
         teachers=tuple(members[spec.name] for spec in specs if spec.name.startswith("teacher")),
         references=tuple(members[spec.name] for spec in specs if spec.name.startswith("reference")),
-        learners=tuple(actors[spec.name] for spec in specs if spec.actor_class is LearnerActor),
+        learners=tuple(actors[spec.name] for spec in learners),
         verifier=None if config.data.verifier is None else verifiers.get(config.data.verifier),
     )
     # Small processes first: what they refuse is known before the engines have started.
     wait_until_ready(verifiers.values())
     wait_until_ready(cast.teachers)
     wait_until_ready(cast.references)
-    begin_learners(config, inputs, cast)
+    begin_learners(config, inputs, cast, learner_nodes)
     wait_until_ready(cast.samplers)
 
     controller = actors[controller_spec().name]
@@ -111,14 +133,24 @@ def build_ray_sampler(
 ) -> tuple[RaySampler, Mapping[str, RayVerifier], Callable[[], None]]:
     """Start samplers with the student's own weights as version 0.0, and the verifiers."""
     gpus = 1 if _uses_gpus(config) else 0
-    samplers, verifiers = sampler_specs(config, student, gpus), verifier_specs(config)
-    members = {name: Member(name, actor) for name, actor in session.have([*samplers, *verifiers]).items()}
+    samplers = session.placed(sampler_specs(config, student, gpus))
+    verifiers = session.placed(verifier_specs(config))
+    here = next(node.node_id for node in session.nodes() if node.is_driver)
+    nodes = node_specs({here, *(_node_of(spec) for spec in samplers)})
+    actors = session.have([*samplers, *verifiers, *nodes])
+    machines = machines_of(nodes, actors, session.nodes())
+    if machines:
+        require_authentication(machines.values())
+        require_folders([(machines[_node_of(spec)], student.folder) for spec in samplers])
+    members = {spec.name: Member(spec.name, actors[spec.name]) for spec in (*samplers, *verifiers)}
     wait_until_ready(members.values())
 
     def staged() -> AbstractContextManager[Publication]:
         return static_publication(config, student)
 
-    sampler = RaySampler([members[spec.name] for spec in samplers], 1, uncharged, staged)
+    # The driver itself stages the weights.
+    routes = weight_routes(samplers, here, machines)
+    sampler = RaySampler([members[spec.name] for spec in samplers], routes, 1, uncharged, staged)
     with staged() as publication:
         sampler.load(publication)
     roles = {name: RayVerifier(members[verifier_actor_name(name)]) for name in verifier_names(config)}
@@ -177,6 +209,8 @@ def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
             arguments=(rank, num_ranks),
             num_gpus=gpus,
             num_threads=config.learner.num_threads,
+            place=Place.TOGETHER,
+            max_task_retries=0,
         )
         for rank in range(num_ranks)
     ]
@@ -188,6 +222,7 @@ def verifier_specs(config: RunConfig) -> list[ActorSpec]:
             name=verifier_actor_name(name),
             actor_class=VerifierActor,
             arguments=(name, config.data.verifier_workers, seconds_per_answer(config, name)),
+            place=Place.DRIVER,
             max_restarts=config.cluster.max_restarts,
         )
         for name in verifier_names(config)
@@ -199,18 +234,34 @@ def verifier_actor_name(verifier: str) -> str:
 
 
 def controller_spec() -> ActorSpec:
-    return ActorSpec(name="controller", actor_class=ControllerActor)
+    # It writes the checkpoints, into the driver's run folder.
+    return ActorSpec(name="controller", actor_class=ControllerActor, place=Place.DRIVER, max_task_retries=0)
 
 
-def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast) -> None:
-    """Build every rank's engine, all together."""
-    (meeting_place,) = wait_for([cast.learners[0].meeting_place.remote()], "a learner rank", "starting")
+def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast, nodes: Collection[str]) -> None:
+    """Build every rank's engine, all together; `nodes` are the machines that have ranks."""
+    first = cast.learners[0]
+    meeting = first.file_to_meet.remote() if len(nodes) == 1 else first.port_to_meet.remote()
+    (meeting_place,) = wait_for([meeting], "a learner rank", "starting")
     teacher_head: ray.ObjectRef[Tensor] | None = None
     if needs_teacher_head(config):
         teacher_head = cast.teachers[0].actor.head.remote()  # goes from actor to actor
     setup = learner_setup(config, inputs)
     calls = [actor.begin.remote(setup, teacher_head, meeting_place) for actor in cast.learners]
     wait_for(calls, "a learner rank", "starting")
+
+
+def _node_of(spec: ActorSpec) -> str:
+    assert spec.node_id is not None, "RaySession.placed() comes first"
+    return spec.node_id
+
+
+def _folders(specs: Sequence[ActorSpec], student: Path) -> list[tuple[ActorSpec, Path]]:
+    """Return which actor loads a model from which folder."""
+    engines = [
+        (spec, Path(str(spec.arguments[1]))) for spec in specs if spec.actor_class in (SamplerActor, TeacherActor)
+    ]
+    return [*engines, *((spec, student) for spec in specs if spec.actor_class is LearnerActor)]
 
 
 def _uses_gpus(config: RunConfig) -> bool:

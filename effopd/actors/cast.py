@@ -10,6 +10,7 @@ from effopd.actors.sampler import RaySampler
 from effopd.actors.supervision import Member
 from effopd.actors.teacher import RayTeacher
 from effopd.actors.verifier import RayVerifier
+from effopd.actors.weight_routes import WeightRoutes
 from effopd.production import Phase
 from effopd.types import Publication
 
@@ -20,6 +21,8 @@ class ActorCast:
     whoever makes them."""
 
     samplers: tuple[Member, ...]
+    routes: WeightRoutes
+    """Of weights, to the samplers."""
     teachers: tuple[Member, ...]
     references: tuple[Member, ...]
     learners: tuple[ActorHandle, ...]
@@ -31,7 +34,7 @@ class ActorCast:
         def staged() -> AbstractContextManager[Publication | None]:
             return nullcontext(learner.staged())
 
-        return RaySampler(self.samplers, len(self.learners), phase, staged)
+        return RaySampler(self.samplers, self.routes, len(self.learners), phase, staged)
 
     def teacher(self, phase: Phase) -> RayTeacher | None:
         return RayTeacher(self.teachers, phase) if self.teachers else None

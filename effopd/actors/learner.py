@@ -16,6 +16,7 @@ from effopd.checkpoints.learner_state import LearnerProgress, save_learner
 from effopd.checkpoints.streaming import FileRecord
 from effopd.engines.build import LearnerSetup, build_learner
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
+from effopd.engines.rendezvous import meet_at_port
 from effopd.handles import rewards_of, to_train_on
 from effopd.types import (
     Displacement,
@@ -44,11 +45,18 @@ class LearnerActor:
         self._world_size = world_size
         self._learner: DeepSpeedLearner | None = None
         self._staged: Publication | None = None
+        self._port: str | None = None
         self._folder = TemporaryDirectory()  # stays as long as the process group may ask for it
 
-    def meeting_place(self) -> str:
-        """Return where the ranks can meet: a file, for all of them are on this machine, and a port would be open to others."""
+    def file_to_meet(self) -> str:
+        """Return where ranks of this machine can meet: a file, for a port would be open to others."""
         return f"file://{self._folder.name}/rendezvous"
+
+    def port_to_meet(self) -> str:
+        """Return where ranks of several machines can meet: always the same port, of the address that Ray was given."""
+        if self._port is None:
+            self._port = meet_at_port(ray.util.get_node_ip_address())
+        return self._port
 
     def begin(self, setup: LearnerSetup, teacher_head: Tensor | None, init_method: str) -> None:
         # The old engine goes before the new one comes: two at once would need twice the memory.

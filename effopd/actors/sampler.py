@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
+from effopd.actors.weight_routes import WeightRoutes, copies_of
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.build import SamplerEngine, build_sampler
 from effopd.errors import NotReadyError, WeightsLostError
@@ -69,21 +71,27 @@ class RaySampler:
     def __init__(
         self,
         members: Sequence[Member],
+        routes: WeightRoutes,
         num_parts: int,
         phase: Callable[[str], AbstractContextManager[None]],
         staged: Staged,
     ) -> None:
         """`num_parts` is the number of learner ranks that handles are made for, `staged` what a replacement can load."""
         self._members = members
+        self._routes = routes
         self._num_parts = num_parts
         self._phase = phase
         self._staged = staged
 
     def load(self, publication: Publication) -> None:
-        def ask(actor: ActorHandle) -> list[ObjectRef]:
-            return [actor.load.remote(publication)]
-
-        answers_to([Request(member, ask) for member in self._members], "loading weights", make_ready)
+        near = [member for member, receiver in self._routed() if receiver is None]
+        far = [(member, receiver) for member, receiver in self._routed() if receiver is not None]
+        with ThreadPoolExecutor(1) as pool:
+            copying = pool.submit(copies_of, publication, self._routes)
+            # Whoever reads in place need not wait for the network.
+            answers_to([_load(member, publication) for member in near], "loading weights", make_ready)
+            copies = copying.result()
+        answers_to([_load(member, copies[receiver]) for member, receiver in far], "loading weights", make_ready)
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         """Sample. Raises WeightsLostError when a sampler had to be replaced and other weights are staged than `version`."""
@@ -122,17 +130,33 @@ class RaySampler:
 
     def engines(self) -> Sequence["RaySampler"]:
         # While they hold different weights, what is staged is overwritten at any time.
-        return [RaySampler([member], self._num_parts, self._phase, nothing_staged) for member in self._members]
+        return [
+            RaySampler([member], self._routes.to(index), self._num_parts, self._phase, nothing_staged)
+            for index, member in enumerate(self._members)
+        ]
+
+    def _routed(self) -> list[tuple[Member, ActorHandle | None]]:
+        """Return every member with the receiver of its machine."""
+        return list(zip(self._members, self._routes.receivers, strict=True))
 
     def _with_weights(self, version: PolicyVersion) -> Callable[[Member], None]:
         def restore(member: Member) -> None:
             make_ready(member)
+            (route,) = (
+                self._routes.to(index) for index, other in enumerate(self._members) if other.name == member.name
+            )
+            (receiver,) = route.receivers
             with self._staged() as publication:
                 if publication is None or publication.version != version:
                     raise WeightsLostError(f"{member.name} was replaced, and weights {version} are not staged any more")
-                ray.get(member.actor.load.remote(publication))
+                near = publication if receiver is None else copies_of(publication, route)[receiver]
+                ray.get(member.actor.load.remote(near))
 
         return restore
+
+
+def _load(member: Member, publication: Publication | ObjectRef) -> Request:
+    return Request(member, lambda actor: [actor.load.remote(publication)])
 
 
 def _ask_for_first(reference: ObjectRef, num_rollouts: int, actor: ActorHandle) -> list[ObjectRef]:

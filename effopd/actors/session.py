@@ -7,12 +7,17 @@ every run anew inside their old processes.
 
 import logging
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import ray
 from ray.actor import ActorClass, ActorHandle
+from ray.exceptions import AuthenticationError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from effopd.actors.placement import Need, Node, Place, place_actors
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError
@@ -25,7 +30,12 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1"}
-"""Where process groups meet when all of them are on this machine."""
+"""Where process groups meet that do not leave their machine; see `engines.rendezvous` for learner ranks that do."""
+
+_TURNED_AWAY = "InvalidAuthToken"
+
+SECONDS_TO_RESERVE = 60
+"""For GPUs that the run before gives back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +51,12 @@ class ActorSpec:
     num_threads: int = 1
     max_restarts: int = 0
     """Times that Ray starts it again when it dies; 0 for what holds something that no other has."""
+    place: Place = Place.ANYWHERE
+    max_task_retries: int = -1
+    """How often Ray may repeat a call whose connection broke while the actor lives on, as when a network is down for some
+    seconds; -1 means for ever. 0 where the same call twice would not do the same."""
+    node_id: str | None = None
+    """The machine, by Ray's name for it; None until `RaySession.placed` has found one."""
 
 
 @dataclass(slots=True)
@@ -49,6 +65,8 @@ class RaySession:
 
     cluster: ClusterConfig
     actors: dict[str, tuple[ActorSpec, ActorHandle]] = field(default_factory=dict)
+    reserved: dict[str, PlacementGroup] = field(default_factory=dict)
+    """The GPUs of every actor that has some, by its name."""
 
     def start(self) -> None:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
@@ -58,69 +76,108 @@ class RaySession:
             "RAY_worker_niceness", "0"
         )  # at Ray's 15 anything else on the machine starves the engines
         if self.cluster.address is not None:
-            try:
-                ray.init(address=self.cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-                self._check_nodes()
-            except ConnectionError as error:
-                raise ConfigError(
-                    f"cluster.address={self.cluster.address}: no Ray cluster answers there ({error}); "
-                    "start one with `ray start --head`, or set cluster.address=null to start one on this machine"
-                ) from error
+            self._connect(self.cluster.address)
             return
         ray.init(
-            address="local",  # without it Ray would join whatever cluster was last started on this machine, by whomever
+            address="local",  # left out, it would mean a cluster that somebody else has started here, if there is one
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
 
+    def _connect(self, address: str) -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (AuthenticationError, ConnectionError) as error:
+            # Ray keeps trying, and then says only in the cause of the cause why it was turned away.
+            if isinstance(error, AuthenticationError) or _TURNED_AWAY in str(error.__cause__):
+                raise ConfigError(
+                    f"cluster.address={address}: the cluster asks for a token, and this process has none or another; "
+                    "set RAY_AUTH_MODE=token and put the cluster's token into ~/.ray/auth_token"
+                ) from error
+            raise ConfigError(
+                f"cluster.address={address}: no Ray cluster answers there ({error}); "
+                "start one with `ray start --head`, or set cluster.address=null to start one on this machine"
+            ) from error
+
     def have(self, specs: list[ActorSpec]) -> dict[str, ActorHandle]:
         """Return an actor for every spec, by name; stop the actors that no spec asks for.
 
-        New actors start side by side. Raises ConfigError when the cluster has too few GPUs.
+        New actors start side by side, after all their GPUs are reserved. Raises ConfigError when the cluster cannot hold
+        the plan.
         """
-        self._check_gpus(specs)
-        wanted = {spec.name: spec for spec in specs}
+        wanted = {spec.name: spec for spec in self.placed(specs)}
         for name in [name for name, (spec, _) in self.actors.items() if wanted.get(name) != spec]:
-            _, actor = self.actors.pop(name)
-            ray.kill(actor)
-        for name in wanted.keys() - self.actors.keys():
-            self.actors[name] = (wanted[name], _start(wanted[name], self.cluster.address is None))
+            self._stop(name)
+        missing = [wanted[name] for name in wanted.keys() - self.actors.keys()]
+        self._reserve([spec for spec in missing if spec.num_gpus > 0])
+        for spec in missing:
+            self.actors[spec.name] = (spec, _start(spec, self.reserved.get(spec.name)))
         return {name: self.actors[name][1] for name in wanted}
+
+    def placed(self, specs: Sequence[ActorSpec]) -> list[ActorSpec]:
+        """Return `specs` with a machine for each; one that has a machine keeps it.
+
+        Raises ConfigError, with the arithmetic for every machine, when the cluster cannot hold the plan.
+        """
+        needs = [
+            Need(name=spec.name, place=spec.place, num_gpus=spec.num_gpus) for spec in specs if spec.node_id is None
+        ]
+        found = place_actors(needs, self.nodes()) if needs else {}
+        return [replace(spec, node_id=found[spec.name].node_id) if spec.node_id is None else spec for spec in specs]
+
+    def nodes(self) -> list[Node]:
+        """Return the machines of the cluster, the driver's among them."""
+        here = ray.get_runtime_context().get_node_id()
+        return [
+            Node(
+                node_id=node["NodeID"],
+                address=node["NodeManagerAddress"],
+                num_gpus=int(node["Resources"].get("GPU", 0)),
+                is_driver=node["NodeID"] == here,
+            )
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
 
     def stop(self) -> None:
         """Stop every actor and leave Ray."""
         for _, actor in self.actors.values():
             ray.kill(actor)
         self.actors.clear()
+        self.reserved.clear()  # Ray gives back what a driver has reserved when it leaves
         ray.shutdown()
 
     def stop_irreplaceable(self) -> None:
         """Stop the actors that can only begin anew all together, whatever they are at. Engines that sample and score stay:
         they take long to start, and the next `have` finds them."""
         for name in [name for name, (spec, _) in self.actors.items() if spec.max_restarts == 0]:
-            _, actor = self.actors.pop(name)
-            ray.kill(actor)
+            self._stop(name)
 
-    def _check_nodes(self) -> None:
-        nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
-        if len(nodes) > 1:
-            ray.shutdown()
-            raise ConfigError(
-                f"cluster.address={self.cluster.address}: the cluster has {len(nodes)} nodes ({', '.join(nodes)}), but weights "
-                "travel through the shared memory of one; give the address of a single-node cluster"
+    def _stop(self, name: str) -> None:
+        _, actor = self.actors.pop(name)
+        ray.kill(actor)
+        if name in self.reserved:
+            remove_placement_group(self.reserved.pop(name))
+
+    def _reserve(self, specs: Sequence[ActorSpec]) -> None:
+        """Set the GPUs of all `specs` aside, each actor's on its machine. Raises ConfigError when others hold them."""
+        for spec in specs:
+            assert spec.node_id is not None, "placed() comes first"
+            self.reserved[spec.name] = placement_group(
+                [{"GPU": spec.num_gpus}], bundle_label_selector=[{"ray.io/node-id": spec.node_id}]
             )
-
-    def _check_gpus(self, specs: list[ActorSpec]) -> None:
-        needed = sum(spec.num_gpus for spec in specs)
-        present = int(ray.cluster_resources().get("GPU", 0))
-        if needed > present:
-            parts = ", ".join(f"{spec.name}: {spec.num_gpus}" for spec in specs if spec.num_gpus)
+        deadline = time.monotonic() + SECONDS_TO_RESERVE
+        waiting = [
+            spec.name for spec in specs if not self.reserved[spec.name].wait(max(deadline - time.monotonic(), 0))
+        ]
+        if waiting:
+            for spec in specs:
+                remove_placement_group(self.reserved.pop(spec.name))
             raise ConfigError(
-                f"the plan needs {needed} GPUs ({parts}) and the cluster has {present}; "
-                "lower rollout.num_samplers, rollout.tensor_parallel_size or learner.num_ranks, put every role into one "
-                "process with cluster=local, or set cluster.device=cpu"
+                f"cluster.address={self.cluster.address}: the GPUs for {', '.join(waiting)} were taken for "
+                f"{SECONDS_TO_RESERVE} s; wait until the other runs on this cluster have ended, or ask for fewer"
             )
 
 
@@ -147,11 +204,18 @@ def wait_until_ready(members: Iterable[Member]) -> None:
     answers_to(requests, "starting", make_ready)
 
 
-def _start(spec: ActorSpec, is_this_machine: bool) -> ActorHandle:
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(spec.num_threads), **(LOOPBACK if is_this_machine else {})}
+def _start(spec: ActorSpec, reserved: PlacementGroup | None) -> ActorHandle:
+    assert spec.node_id is not None, "placed() comes first"
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(spec.num_threads), **LOOPBACK}
     return spec.actor_class.options(
         num_cpus=0,
         num_gpus=spec.num_gpus,
         max_restarts=spec.max_restarts,
+        max_task_retries=spec.max_task_retries,
+        scheduling_strategy=(
+            NodeAffinitySchedulingStrategy(spec.node_id, soft=False)
+            if reserved is None
+            else PlacementGroupSchedulingStrategy(reserved)
+        ),
         runtime_env={"env_vars": environment},
     ).remote(*spec.arguments, **dict(spec.keywords))  # pyright: ignore[reportReturnType]  (Ray's stubs call it a proxy)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from effopd.config.schema import Device, Dtype, LearnerConfig
+from effopd.engines.rendezvous import join_process_group
 
 _MAX_REDUCE_BUCKET = 200_000_000  # elements; DeepSpeed allocates the whole bucket at once
 _PERSISTENT_ELEMENTS = 100_000  # ZeRO-3 keeps parameters up to this size whole on every rank between steps
@@ -44,7 +45,7 @@ def init_deepspeed(device: torch.device, init_method: str, rank: int, world_size
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+        join_process_group(backend, init_method, rank, world_size)
     assert (dist.get_rank(), dist.get_world_size()) == (rank, world_size), (
         f"this process already is rank {dist.get_rank()} of {dist.get_world_size()}, not rank {rank} of {world_size}"
     )

@@ -53,6 +53,8 @@ class VLLMSampler:
                 max_model_len=max_model_len,
                 max_num_seqs=config.max_num_seqs,
                 tensor_parallel_size=config.tensor_parallel_size,
+                # Inside a placement group vLLM would else make Ray actors of its own and find no GPU left for them.
+                distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
                 enforce_eager=config.enforce_eager,
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 kv_cache_memory_bytes=int(config.kv_cache_gib * 2**30) if is_cpu else None,

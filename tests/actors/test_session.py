@@ -1,14 +1,12 @@
 """What a session keeps and what it replaces, and how errors come out of actors, with real Ray and light actors."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import ray
 
 from effopd.actors.calls import wait_for
 from effopd.actors.session import ActorSpec, RaySession
-from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError, EffOPDError
 
 
@@ -29,14 +27,6 @@ class Counter:
 
     def die(self) -> None:
         os._exit(1)
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[RaySession]:
-    session = RaySession(ClusterConfig())
-    session.start()
-    yield session
-    session.stop()
 
 
 def spec(name: str = "counter", start: int = 0, num_gpus: int = 0) -> ActorSpec:
@@ -87,6 +77,6 @@ def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:
 def test_a_plan_that_needs_more_gpus_than_there_are_is_refused_with_the_arithmetic(session: RaySession) -> None:
     present = int(ray.cluster_resources().get("GPU", 0))
     with pytest.raises(
-        ConfigError, match=rf"needs {present + 1} GPUs \(big: {present + 1}\) and the cluster has {present}"
+        ConfigError, match=rf"needs {present + 1} GPUs \(1 big x {present + 1}\) and the cluster has {present}"
     ):
         session.have([spec("big", num_gpus=present + 1)])

@@ -1,0 +1,58 @@
+"""One small process on every machine of a run that has several: it copies weights, and tells what only it can see."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from effopd.types import Publication
+from effopd.weights import SegmentCopy, SegmentReader, shared_memory_folder
+
+
+@ray.remote
+class NodeActor:
+    """What one machine does for the others."""
+
+    def __init__(self) -> None:
+        self._reader: tuple[str, SegmentReader] | None = None
+        self._copy: SegmentCopy | None = None
+
+    def ready(self) -> None:
+        """Return once the process stands."""
+
+    # Weights
+
+    def read(self, publication: Publication, index: int) -> NDArray[np.uint8]:
+        """Return bucket `index` of a publication of this machine."""
+        if self._reader is None or self._reader[0] != publication.segment:
+            # Another segment means that the learner was replaced; the old one's memory is free once nobody maps it.
+            self._reader = (publication.segment, SegmentReader(Path(publication.segment)))
+        return self._reader[1].bucket_bytes(publication.buckets[index])
+
+    def receive(self, publication: Publication, index: int, data: NDArray[np.uint8]) -> None:
+        """Write bucket `index` of another machine's publication into this machine's shared memory."""
+        if self._copy is None:
+            self._copy = SegmentCopy(shared_memory_folder())
+        self._copy.write(publication, index, data)
+
+    def received(self, publication: Publication) -> Publication:
+        """Return what the samplers of this machine are to load, once all buckets are here."""
+        assert self._copy is not None, "receive() comes first"
+        return self._copy.publication(publication)
+
+    # What this machine sees
+
+    def authentication(self) -> str:
+        """Return how Ray on this machine knows who calls; Ray processes have this from the `ray start` that began them."""
+        return os.environ.get("RAY_AUTH_MODE", "disabled")
+
+    def has_folder(self, folder: Path) -> bool:
+        return folder.is_dir()
+
+    def write_probe(self, path: Path) -> None:
+        """Write a small file. Where that is not possible nothing happens, and the driver does not find it."""
+        with suppress(OSError):
+            path.write_text("")
