@@ -3,7 +3,7 @@
 Both ends are real processes of one machine here; `tests/hosts` has two.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 
 from effopd.actors.calls import wait_for
 from effopd.actors.node import NodeActor
+from effopd.actors.sampler import RaySampler, nothing_staged
 from effopd.actors.session import ActorSpec, RaySession
 from effopd.actors.several_nodes import (
     Machine,
@@ -23,8 +24,10 @@ from effopd.actors.several_nodes import (
     require_shared_folder,
     weight_routes,
 )
-from effopd.actors.weight_routes import WeightRoutes, load_weights
+from effopd.actors.supervision import Member
+from effopd.actors.weight_routes import WeightRoutes
 from effopd.errors import ConfigError, WeightSyncError
+from effopd.production import uncharged
 from effopd.types import PolicyVersion, Publication
 from effopd.weights import SegmentReaders, SegmentWriter
 
@@ -70,10 +73,14 @@ def publish(writer: SegmentWriter, value: float) -> Publication:
 
 
 def load(actors: dict[str, ActorHandle], publication: Publication) -> list[tuple[Publication, float]]:
-    samplers = [actors[name] for name in ("beside", "away", "away too")]
+    names = ("beside", "away", "away too")
     routes = WeightRoutes(source=actors["source"], receivers=(None, actors["receiver"], actors["receiver"]))
-    load_weights(publication, samplers, routes, "a sampler")
-    return wait_for([sampler.loaded.remote() for sampler in samplers], "a sampler")
+    samplers_of(actors, names, routes).load(publication)
+    return wait_for([actors[name].loaded.remote() for name in names], "a sampler", "telling")
+
+
+def samplers_of(actors: dict[str, ActorHandle], names: Sequence[str], routes: WeightRoutes) -> RaySampler:
+    return RaySampler([Member(name, actors[name]) for name in names], routes, 1, uncharged, nothing_staged)
 
 
 def test_samplers_of_another_machine_read_one_copy_there_and_those_beside_the_learner_its_own_segment(
@@ -99,7 +106,7 @@ def test_a_copy_with_another_checksum_than_the_learner_published_is_refused(
     publication = publish(writer, 2.0)
     routes = WeightRoutes(source=actors["source"], receivers=(actors["receiver"],))
     with pytest.raises(WeightSyncError, match=r"weights 7\.0 .*but 0123 was published"):
-        load_weights(replace(publication, checksum="0123"), [actors["away"]], routes, "a sampler")
+        samplers_of(actors, ["away"], routes).load(replace(publication, checksum="0123"))
 
 
 def test_what_cannot_be_read_at_the_source_is_an_error_of_its_own(
@@ -109,7 +116,7 @@ def test_what_cannot_be_read_at_the_source_is_an_error_of_its_own(
     writer.close()
     routes = WeightRoutes(source=actors["source"], receivers=(actors["receiver"],))
     with pytest.raises(WeightSyncError, match=publication.segment):
-        load_weights(replace(publication, segment=f"{publication.segment}0"), [actors["away"]], routes, "a sampler")
+        samplers_of(actors, ["away"], routes).load(replace(publication, segment=f"{publication.segment}0"))
 
 
 def test_routes_lead_to_the_machine_of_every_sampler(actors: dict[str, ActorHandle]) -> None:
