@@ -1,10 +1,8 @@
 """Waiting for actors, with errors that name the role and what it was doing, and keep their own type."""
 
 import time
-from collections.abc import Sequence
 
 import ray
-from ray import ObjectRef
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
@@ -28,7 +26,7 @@ _BROKEN_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "
 """How gloo and NCCL say that another rank is gone."""
 
 
-def wait_for(references: Sequence[ObjectRef], role: str, doing: str) -> list:
+def wait_for(references: list, role: str, doing: str) -> list:
     """Return the results of `references`: calls to actors that wait for one another or hold what nobody else has.
 
     An error of ours raised inside an actor comes out as itself, any other as an EffOPDError that names the role and
@@ -40,7 +38,7 @@ def wait_for(references: Sequence[ObjectRef], role: str, doing: str) -> list:
 
     """
     try:
-        return ray.get(list(references))
+        return ray.get(references)
     except RayError as first:
         error = _most_telling(references, first)
         raise told(error, role, doing) from error
@@ -60,7 +58,7 @@ def told(error: RayError, role: str, doing: str) -> EffOPDError:
     return EffOPDError(f"{role} failed while {doing}:\n{error}")
 
 
-def _most_telling(references: Sequence[ObjectRef], first: RayError) -> RayError:
+def _most_telling(references: list, first: RayError) -> RayError:
     """Return the error of a death if there is one, else one of ours, else the first that came."""
     errors: list[RayError] = [first]
     pending = list(references)

@@ -159,5 +159,5 @@ def _load(member: Member, publication: Publication | ObjectRef) -> Request:
     return Request(member, lambda actor: [actor.load.remote(publication)])
 
 
-def _ask_for_first(reference: ObjectRef, num_rollouts: int, actor: ActorHandle) -> list[ObjectRef]:
+def _ask_for_first(reference: object, num_rollouts: int, actor: ActorHandle) -> list[ObjectRef]:
     return [actor.first.remote(reference, num_rollouts)]

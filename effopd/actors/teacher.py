@@ -64,7 +64,7 @@ class RayTeacher:
         self._phase = phase
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
-        def asking(reference: ObjectRef) -> Callable[[ActorHandle], list[ObjectRef]]:
+        def asking(reference: object) -> Callable[[ActorHandle], list[ObjectRef]]:
             return lambda actor: actor.score.options(num_returns=2).remote(reference, payload)
 
         with self._phase("score"):
@@ -78,7 +78,7 @@ class RayTeacher:
         )
 
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
-        def asking(reference: ObjectRef) -> Callable[[ActorHandle], list[ObjectRef]]:
+        def asking(reference: object) -> Callable[[ActorHandle], list[ObjectRef]]:
             return lambda actor: actor.score_reference.options(num_returns=2).remote(reference)
 
         with self._phase("score"):

@@ -82,6 +82,11 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def cut_within(path: Path, word: str) -> None:
+    """Cut a file in the middle of a word: after a whole line a YAML file is a YAML file still."""
+    os.truncate(path, path.read_bytes().index(word.encode()) + len(word) // 2)
+
+
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -260,7 +265,7 @@ RUNS: list[tuple[str, Edit, list[str]]] = [
     ("a critic too many", a_critic, ["critic_master.safetensors", "there is a critic", "algo.name"]),
     ("another model", another_model, ["step_000002/master.safetensors", "mlp.down_proj.weight", "[96, 256]", "[96, 8]"]),
     ("finished", replace_text("num_steps: 9", "num_steps: 2"), ["finished at step 2", "give num_steps above it"]),
-    ("cut config", lambda run: cut(run / "config.yaml"), ["config.yaml"]),
+    ("cut config", lambda run: cut_within(run / "config.yaml", "runtime"), ["config.yaml"]),
     ("binary config", lambda run: garbage(run / "config.yaml"), ["config.yaml"]),
     ("no config", lambda run: (run / "config.yaml").unlink(), ["no config.yaml in this folder"]),
     ("unknown setting", replace_text("num_steps: 9", "num_stepz: 9"), ["config.yaml", "unknown key num_stepz"]),
