@@ -131,11 +131,11 @@ def two_hosts(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[Ho
 
 def _wait_for_ray(log: Path) -> None:
     """Return when the node whose output `log` is has joined the cluster."""
-    for _ in range(600):
+    for _ in range(1800):
         if "Ray runtime started" in log.read_text():
             return
         time.sleep(0.1)
-    raise TimeoutError(f"Ray did not start in 60 s:\n{log.read_text()}")
+    raise TimeoutError(f"Ray did not start in 3 minutes:\n{log.read_text()}")
 
 
 def _child_of(process: int) -> int:
