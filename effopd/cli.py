@@ -84,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
     elif command in COMMANDS:
         return COMMANDS[command](rest)
     else:
-        raise ConfigError(f"{command}: must be one of {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
+        raise ConfigError(f"{command}{nearest(command, COMMANDS)}: must be one of {', '.join(COMMANDS)}")
     return 0
 
 
