@@ -60,6 +60,15 @@ def test_a_sweep_runs_every_combination_in_order_through_one_entry(effopd):
     ]
 
 
+def test_the_jobs_of_a_sweep_are_announced_as_they_were_typed(effopd):
+    outcome = effopd(
+        "train", "-m", "experiment=toy_opd", "seed=1,2", "output_dir=runs/${name}/${seed}", "eval.only=null"
+    )
+    assert outcome.stderr.splitlines()[1] == (
+        "effopd: job 2 of 2: experiment=toy_opd seed=2 output_dir=runs/${name}/${seed} eval.only=null"
+    )
+
+
 def test_a_sweep_with_one_bad_job_runs_none(effopd):
     outcome = effopd("train", "-m", "experiment=toy_opd", "learner.lr=1e-4,-1")
     assert (outcome.code, outcome.configs) == (2, [])
