@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from effopd.config.schema import DataConfig, RolloutConfig, RunConfig
+from effopd.config.schema import DataConfig, ModelConfig, RolloutConfig, RunConfig
 from effopd.errors import ConfigError
 from effopd.models import TOY_MODELS, resolve_model_path
-from effopd.preflight import check_pair, read_model_files
+from effopd.preflight import check_pair, length_problem, read_model_files
 
 Edit = Callable[[Path], None]
 
@@ -79,6 +79,24 @@ def test_a_teacher_that_does_not_fit_is_refused_with_the_fix(tmp_path: Path, edi
     with pytest.raises(ConfigError) as error:
         check(*pair(tmp_path, edit), config())
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_too_few_positions_name_the_model_as_typed_and_how_many_there_are(tmp_path: Path) -> None:
+    student = read_model_files("model.path", TOY_MODELS / "sums_base", None)
+    # The toy model holds 128 positions; 512 + 16 are asked for.
+    settings = RunConfig(
+        model=ModelConfig(path="toy:sums_base"),
+        data=DataConfig(path="toy:sums", max_prompt_len=512),
+        rollout=RolloutConfig(max_response_len=16),
+    )
+    assert str(length_problem(student, settings)) == (
+        "model.path=toy:sums_base: holds 128 positions; data.max_prompt_len plus rollout.max_response_len ask for 528; "
+        "lower them: their sum must be at most 128"
+    )
+    settings.rollout.max_model_len = 600
+    assert str(length_problem(student, settings)) == (
+        "model.path=toy:sums_base: holds 128 positions; rollout.max_model_len asks for 600; lower it to at most 128"
+    )
 
 
 def test_all_reasons_are_given_at_once(tmp_path: Path) -> None:
