@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import effopd
+from effopd.config.check import needs_teacher
 from effopd.config.completion import BASH, candidates
 from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training_jobs
-from effopd.config.keys import nearest
+from effopd.config.keys import MISSING, nearest
 from effopd.config.register import Configs, open_configs, to_yaml
 from effopd.config.schema import RunConfig
 from effopd.config.study import STUDY_KEYS, read_study, study_names
@@ -90,6 +91,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _train(arguments: list[str]) -> int:
     def start(config: RunConfig) -> None:
+        _require_models(config, has_teacher=needs_teacher(config))
         # Here, after every check, torch, Ray and vLLM load.
         from effopd.launch import train  # noqa: PLC0415
 
@@ -100,11 +102,18 @@ def _train(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     def start(config: RunConfig) -> None:
+        _require_models(config, has_teacher=config.teacher.path != MISSING)
         from effopd.launch import evaluate  # noqa: PLC0415
 
         evaluate(config)
 
     return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, start)
+
+
+def _require_models(config: RunConfig, *, has_teacher: bool) -> None:
+    from effopd.model_folders import require_models  # noqa: PLC0415
+
+    require_models(config, ["model.path", "teacher.path"] if has_teacher else ["model.path"])
 
 
 def _doctor(arguments: list[str]) -> int:

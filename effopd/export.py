@@ -19,7 +19,7 @@ from effopd.checkpoints.streaming import Layout, StreamWriter, num_tensor_bytes
 from effopd.config.register import read_config
 from effopd.durable import sync_directory
 from effopd.errors import CheckpointError, ConfigError
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.types import ShardKind
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -62,7 +62,7 @@ def export_run(
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"run={run}: has no config.yaml; give the output folder of `effopd train`")
     model = read_config(run / "config.yaml").model
-    source = resolve_model_path(model.path)
+    source = resolve_model_path("model.path", model.path)
     chosen = choose_checkpoint(run, checkpoint)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM
 
 from effopd.config.schema import DataConfig, ModelConfig, RolloutConfig, RunConfig
 from effopd.errors import ConfigError
-from effopd.models import TOY_MODELS, resolve_model_path
+from effopd.model_folders import TOY_MODELS, resolve_model_path
 from effopd.preflight import check_pair, length_problem, read_model_files
 
 Edit = Callable[[Path], None]
@@ -123,8 +124,27 @@ def test_a_chat_template_that_is_missing_or_differs_is_refused(tmp_path: Path) -
 
 def test_a_path_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        resolve_model_path(str(tmp_path))
+        resolve_model_path("model.path", str(tmp_path))
     with pytest.raises(ConfigError, match="choose one of toy:programs_base"):
-        resolve_model_path("toy:nothing")
-    with pytest.raises(ConfigError, match="neither a folder here nor a model that the hub could deliver"):
-        resolve_model_path("nobody/nothing")
+        resolve_model_path("model.path", "toy:nothing")
+    with pytest.raises(
+        ConfigError, match=r"^teacher\.path=nobody/nothing: neither a folder here nor a model that the hub"
+    ):
+        resolve_model_path("teacher.path", "nobody/nothing")
+
+
+def test_a_hub_that_does_not_answer_leaves_what_was_downloaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(api: HfApi, name: str, timeout: float) -> None:
+        assert timeout < 10
+        raise TimeoutError
+
+    asked = []
+
+    def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        return "cached"
+
+    monkeypatch.setattr(HfApi, "model_info", no_answer)
+    monkeypatch.setattr("effopd.model_folders.snapshot_download", download)
+    assert resolve_model_path("model.path", "some/model") == Path("cached")
+    assert asked == [True]

@@ -41,6 +41,8 @@ def test_only_register_imports_hydra():
         ["train", "experiment=toy_opd", "learner.lrr=1"],
         ["train", "experiment=toy_opd", "learner.lr=abc"],
         ["train", "experiment=toy_opd", "debug.recorded=x"],
+        ["train", "experiment=toy_opd", "model.path=nobody/nothing"],
+        ["eval", "experiment=toy_opd", "teacher.path=nobody/nothing"],
     ],
 )
 def test_a_mistake_is_said_soon_and_loads_nothing_heavy(arguments, tmp_path):

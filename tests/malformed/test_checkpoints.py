@@ -19,7 +19,7 @@ from effopd.config.register import open_configs, write_config
 from effopd.data.report import write_records
 from effopd.inputs import read_inputs
 from effopd.ledger import Ledger
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 from effopd.types import Fragment, RunState
 
 Edit = Callable[[Path], None]
