@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import effopd
+from effopd.checkpoints.manifest import require_checkpoint
 from effopd.config.check import needs_teacher
 from effopd.config.completion import BASH, candidates
 from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training_jobs
@@ -367,6 +368,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
     options = parser.parse_args(arguments)
     _require_run(options.run)
+    require_checkpoint(options.run, options.checkpoint)
     from effopd.export import export_run  # noqa: PLC0415
 
     export_run(options.run, options.output, options.checkpoint, options.dtype)

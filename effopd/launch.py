@@ -11,7 +11,7 @@ from typing import cast
 from rich.console import Console
 
 from effopd.checkpoints.fitting import require_fit
-from effopd.checkpoints.reading import STATE_NAME
+from effopd.checkpoints.manifest import STATE_NAME
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
 from effopd.config.evaluation import evaluation_sets
 from effopd.config.keys import MISSING

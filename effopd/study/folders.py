@@ -10,7 +10,8 @@ from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
 
-from effopd.checkpoints.reading import checkpoint_root, latest_checkpoint
+from effopd.checkpoints.manifest import checkpoint_root
+from effopd.checkpoints.reading import latest_checkpoint
 from effopd.config.keys import SETTINGS, written
 from effopd.config.overrides import RESUME_KEYS, RESUME_SECTIONS
 from effopd.config.register import read_config

@@ -213,9 +213,24 @@ def test_compare_takes_a_folder_of_runs(effopd, run, monkeypatch):
     assert calls[0][0] == [run.parent]
 
 
+def test_export_names_a_checkpoint_that_is_not_there(effopd, run):
+    outcome = effopd("export", str(run), "--output", "out")
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "the run has no checkpoint" in outcome.stderr
+    for step in (10, 20):
+        (run / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
+    outcome = effopd("export", str(run), "--output", "out", "--checkpoint", "9999")
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "checkpoint=9999" in outcome.stderr and "one of 10, 20" in outcome.stderr
+    outcome = effopd("export", str(run), "--output", "out", "--checkpoint", "best")
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "has an evaluation score" in outcome.stderr
+
+
 def test_export_passes_run_checkpoint_and_dtype_on(effopd, run, monkeypatch):
     calls = []
     monkeypatch.setattr("effopd.export.export_run", lambda *arguments: calls.append(arguments))
+    (run / "checkpoints" / "step_000020").mkdir(parents=True)
     assert effopd("export", str(run), "--output", "out", "--checkpoint", "20", "--dtype", "float32").code == 0
     assert [(source, str(output), *rest) for source, output, *rest in calls] == [(run, "out", "20", "float32")]
 

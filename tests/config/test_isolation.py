@@ -59,8 +59,17 @@ def test_a_mistake_is_said_soon_and_loads_nothing_heavy(arguments, tmp_path):
     assert seconds < 3
 
 
-@pytest.mark.parametrize("arguments", [["compare", "--help"], ["compare", "nowhere", "--output", "out"]])
-def test_compare_loads_nothing_heavy_before_it_has_runs(arguments, tmp_path):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "--help"],
+        ["compare", "nowhere", "--output", "out"],
+        ["export", "run", "--output", "out"],
+    ],
+)
+def test_compare_and_export_load_nothing_heavy_before_they_have_runs(arguments, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
     code = (
         "import sys\n"
         "from effopd.cli import main\n"
