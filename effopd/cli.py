@@ -27,6 +27,7 @@ from effopd.errors import ConfigError, DataError, EffOPDError
 from effopd.plan.command import print_plan
 from effopd.plan.hardware import GPUS, Cluster
 from effopd.run_folders import find_runs
+from effopd.start_checks import require_folder, require_start
 
 USAGE = """usage: effopd <command> [arguments]
 
@@ -91,24 +92,30 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    def start(config: RunConfig) -> None:
+    def check(config: RunConfig) -> None:
+        require_start(config)
         _require_models(config, has_teacher=needs_teacher(config))
+
+    def start(config: RunConfig) -> None:
         # Here, after every check, torch, Ray and vLLM load.
         from effopd.launch import train  # noqa: PLC0415
 
         train(config)
 
-    return _run_app("train", "Train a student.", arguments, training_jobs, start)
+    return _run_app("train", "Train a student.", arguments, training_jobs, check, start)
 
 
 def _evaluate(arguments: list[str]) -> int:
-    def start(config: RunConfig) -> None:
+    def check(config: RunConfig) -> None:
+        require_folder(config)
         _require_models(config, has_teacher=config.teacher.path != MISSING)
+
+    def start(config: RunConfig) -> None:
         from effopd.launch import evaluate  # noqa: PLC0415
 
         evaluate(config)
 
-    return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, start)
+    return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, check, start)
 
 
 def _require_models(config: RunConfig, *, has_teacher: bool) -> None:
@@ -147,6 +154,7 @@ def _run_app(
     purpose: str,
     arguments: list[str],
     jobs_of: Callable[[Configs, Sequence[str], bool], list[Job]],
+    check: Callable[[RunConfig], None],
     start: Callable[[RunConfig], None],
 ) -> int:
     parser = _app_parser(name, purpose)
@@ -167,6 +175,8 @@ def _run_app(
             _show(configs, name, overrides, options)
             return 0
         jobs = jobs_of(configs, overrides, options.multirun)
+    for job in jobs:
+        check(job.config)
     if options.multirun:
         return _run_sweep(jobs, start)
     start(jobs[0].config)

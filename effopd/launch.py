@@ -33,6 +33,7 @@ from effopd.responses import SetInput, answer_extractor, sample_set, with_revers
 from effopd.result_files import RESPONSES_NAME, RESULT_NAME, results_table, write_results
 from effopd.results import evaluate_sets
 from effopd.roles import Roles, Sampler, Teacher, Verifier
+from effopd.start_checks import finished_problem
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update
 from effopd.train import train as run_training
@@ -229,9 +230,7 @@ def resume_point(config: RunConfig, store: CheckpointStore) -> Checkpoint | None
     if checkpoint is None:
         logger.warning("%s has no checkpoint yet; starting it from the beginning", config.resume)
     elif checkpoint.state.step >= config.num_steps:
-        raise CheckpointError(
-            f"resume={config.resume}: the run is finished at step {checkpoint.state.step}; give num_steps above it to go on"
-        )
+        raise ConfigError(finished_problem(config, checkpoint.state.step))
     return checkpoint
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from effopd.errors import ConfigError
 
+FINISHED_NAME = "finished.json"
+"""In the folder of a run that a study has finished."""
+
 _EVALUATIONS = "eval.jsonl"
 _MARKS = ("config.yaml", _EVALUATIONS)
 """A folder with one of these is a run."""

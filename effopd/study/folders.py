@@ -20,8 +20,8 @@ from effopd.config.study import Cell
 from effopd.curves import CONFIG_NAME, read_curve
 from effopd.durable import replace_file
 from effopd.errors import ConfigError, DataError, EffOPDError
+from effopd.run_folders import FINISHED_NAME
 
-FINISHED_NAME = "finished.json"
 LOG_NAME = "log.txt"
 ERROR_NAME = "error.txt"
 """Why the last try at this cell failed; gone once one succeeds."""

@@ -75,6 +75,13 @@ def test_a_sweep_with_one_bad_job_runs_none(effopd):
     assert "learner.lr=-1" in outcome.stderr
 
 
+def test_a_sweep_with_a_folder_that_cannot_be_runs_none(effopd, tmp_path):
+    (tmp_path / "2").write_text("a file")
+    outcome = effopd("train", "-m", "experiment=toy_opd", "seed=1,2", f"output_dir={tmp_path}/${{seed}}")
+    assert (outcome.code, outcome.configs, outcome.stderr.count("\n")) == (2, [], 1)
+    assert f"output_dir={tmp_path}/2: {tmp_path}/2 is a file" in outcome.stderr
+
+
 def test_a_sweep_ends_with_the_job_that_fails(effopd, launch):
     launch.error = DataError("prompts.jsonl line 3: answer is empty")
     outcome = effopd("train", "-m", "experiment=toy_opd", "seed=1,2,3")
