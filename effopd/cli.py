@@ -344,17 +344,23 @@ def _compare(arguments: list[str]) -> int:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders, or folders of runs (in the order of their names); the first run is the baseline",
+        help="run folders, or folders of runs (in the order of their names)",
     )
     parser.add_argument(
-        "--target", default="auto", type=_target, help="score to reach, in [0, 1]; auto: where the first run ended"
+        "--target", default="auto", type=_target, help="score to reach, in [0, 1]; auto: where the baseline ended"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="experiment or run folder that the others are held against; default: the first run that is given, in a folder of "
+        "runs the one without extrapolation",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for tables and figures")
     options = parser.parse_args(arguments)
     find_runs(options.runs)  # a wrong folder is said before anything loads
     from effopd.compare import compare_runs  # noqa: PLC0415
 
-    compare_runs(options.runs, options.target, options.output)
+    compare_runs(options.runs, options.target, options.output, options.baseline)
     return 0
 
 

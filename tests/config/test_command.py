@@ -205,12 +205,15 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_compare_passes_runs_target_and_output_on(effopd, run, monkeypatch):
+def test_compare_passes_runs_target_output_and_baseline_on(effopd, run, monkeypatch):
     calls = []
     monkeypatch.setattr("effopd.compare.compare_runs", lambda *arguments: calls.append(arguments))
     assert effopd("compare", str(run), str(run), "--output", "out", "--target", "0.5").code == 0
-    assert effopd("compare", str(run), "--output", "out").code == 0
-    assert [(len(runs), target, str(output)) for runs, target, output in calls] == [(2, 0.5, "out"), (1, None, "out")]
+    assert effopd("compare", str(run), "--output", "out", "--baseline", "opd").code == 0
+    assert [(len(runs), target, str(output), baseline) for runs, target, output, baseline in calls] == [
+        (2, 0.5, "out", None),
+        (1, None, "out", "opd"),
+    ]
 
 
 def test_compare_takes_a_folder_of_runs(effopd, run, monkeypatch):
