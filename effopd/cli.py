@@ -18,6 +18,7 @@ import effopd
 from effopd.checkpoints.manifest import require_checkpoint
 from effopd.config.check import needs_teacher
 from effopd.config.completion import BASH, candidates
+from effopd.config.help import explained, overview
 from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training_jobs
 from effopd.config.keys import MISSING, nearest
 from effopd.config.register import Configs, open_configs, to_yaml
@@ -167,7 +168,10 @@ def _run_app(
     overrides = [_expand_home(argument) for argument in options.overrides]
     with open_configs(options.config_dir) as configs:
         if options.help:
-            sys.stdout.write(_app_help(parser, configs))
+            words = [word for word in options.overrides if "=" not in word]
+            tree = configs.compose(name, []) if words else {}
+            pages = [explained(name, word, tree) for word in words]
+            sys.stdout.write("\n".join(pages) or overview(name, parser.format_help(), configs.choices()))
             return 0
         if options.info or options.cfg:
             if options.multirun:
@@ -205,7 +209,9 @@ def _app_parser(name: str, purpose: str) -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("overrides", nargs="*", help="group=choice or key=value; see below")
-    parser.add_argument("-h", "--help", action="store_true", help="show this text")
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="show this text; --help SECTION explains its settings"
+    )
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="run every combination of key=a,b,... one after the other"
     )
@@ -222,15 +228,6 @@ def _app_parser(name: str, purpose: str) -> _Parser:
         help="take further YAML files from here, e.g. experiment/*.yaml",
     )
     return parser
-
-
-def _app_help(parser: _Parser, configs: Configs) -> str:
-    root = parser.prog.removeprefix("effopd ")
-    groups = "\n".join(f"  {group:12}{', '.join(names)}" for group, names in configs.choices().items())
-    return (
-        f"{parser.format_help()}\ngroups (group=choice):\n{groups}\n\n"
-        f"settings (key=value) and their defaults:\n{configs.to_yaml(root, [])}"
-    )
 
 
 def _show(configs: Configs, root: str, overrides: list[str], options: argparse.Namespace) -> None:

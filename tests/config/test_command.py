@@ -1,11 +1,14 @@
 """The commands that go well, and what becomes of errors that are raised behind them."""
 
+import shlex
 import subprocess
 
 import pytest
 import yaml
 
+from effopd.config.help import EXAMPLES, explained
 from effopd.config.jobs import training_jobs
+from effopd.config.keys import SECTIONS, SETTINGS
 from effopd.config.register import open_configs
 from effopd.errors import CheckpointError, ConfigError, DataError, RolloutError
 
@@ -141,11 +144,73 @@ def test_effopd_alone_lists_the_commands(effopd, arguments):
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
-def test_help_lists_options_groups_and_settings(effopd, command):
+def test_help_is_a_page_with_options_groups_sections_and_examples(effopd, command):
     outcome = effopd(command, "--help")
     assert outcome.code == 0
-    words = ("--multirun", "--config-dir", "kl_gated, kl_then_accuracy, lookahead", "lr: 1.0e-06", f"effopd {command}")
+    words = (
+        "--multirun",
+        "--config-dir",
+        "toy_effopd_paper, toy_grpo",
+        "model, teacher",
+        "--cfg job",
+        f"effopd {command}",
+    )
     assert not [word for word in words if word not in outcome.stdout]
+    assert len(outcome.stdout.splitlines()) < 80
+
+
+@pytest.mark.parametrize(
+    "line", [line for lines in EXAMPLES.values() for line in lines if "/" not in line and "-m" not in line]
+)
+def test_an_example_of_the_help_starts_a_run(effopd, line):
+    outcome = effopd(*shlex.split(line)[1:])
+    assert outcome.code == 0 and outcome.configs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["train", "--help", "learner"],
+            ["learner.lr: a number; default 1e-06", "    0 turns clipping off."],
+        ),
+        (["train", "--help", "model"], ["model.path: text; required", "model.attn_implementation: text; default sdpa"]),
+        # Explained in the class that it is inherited from.
+        (
+            ["eval", "--help", "data"],
+            ["data.split: text; default train", "    Of hub data sets, and of MBPP's own file."],
+        ),
+        (
+            ["eval", "--help", "eval"],
+            ["eval.temperature: a number; default 1.0", "eval.sets.<name>.top_p: a number or null"],
+        ),
+        (["train", "--help", "seed"], ["seed: a whole number; default 42"]),
+    ],
+)
+def test_help_explains_the_settings_of_a_section(effopd, arguments, lines):
+    outcome = effopd(*arguments)
+    assert outcome.code == 0
+    assert not [line for line in lines if line not in outcome.stdout.splitlines()]
+
+
+def test_help_explains_every_setting_of_the_schema():
+    with open_configs() as configs:
+        tree = configs.compose("train", [])
+    shown = "\n".join(explained("train", section, tree) for section in sorted(SECTIONS))
+    assert not [key for key in SETTINGS if "." in key and f"{key}: " not in shown]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--help", "lerner"], "--help lerner (did you mean learner?): must be a section"),
+        (["eval", "--help", "learner"], "--help learner: must be a section or a setting of effopd eval"),
+    ],
+)
+def test_help_of_what_is_not_read_names_the_sections(effopd, arguments, words):
+    outcome = effopd(*arguments)
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert words in outcome.stderr
 
 
 def test_cfg_job_shows_what_would_run(effopd):

@@ -22,7 +22,7 @@ def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("module", ["schema", "check", "build", "overrides", "keys", "completion"])
+@pytest.mark.parametrize("module", ["schema", "check", "build", "overrides", "keys", "completion", "help"])
 def test_configuration_loads_without_heavy_packages_and_without_hydra(module, tmp_path):
     heavy = [*HEAVY, "hydra", "omegaconf", "yaml"]
     code = f"import sys, effopd.config.{module}; print([name for name in {heavy} if name in sys.modules])"
