@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import effopd
+from effopd.checkpoints.manifest import require_checkpoint
+from effopd.config.check import needs_teacher
 from effopd.config.completion import BASH, candidates
+from effopd.config.help import explained, overview
 from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training_jobs
-from effopd.config.keys import nearest
+from effopd.config.keys import MISSING, nearest
 from effopd.config.register import Configs, open_configs, to_yaml
 from effopd.config.schema import RunConfig
 from effopd.config.study import STUDY_KEYS, read_study, study_names
@@ -25,6 +28,7 @@ from effopd.errors import ConfigError, DataError, EffOPDError
 from effopd.plan.command import print_plan
 from effopd.plan.hardware import GPUS, Cluster
 from effopd.run_folders import find_runs
+from effopd.start_checks import require_folder, require_start
 from effopd.termination import Terminated
 
 USAGE = """usage: effopd <command> [arguments]
@@ -88,27 +92,41 @@ def _dispatch(arguments: list[str]) -> int:
     elif command in COMMANDS:
         return COMMANDS[command](rest)
     else:
-        raise ConfigError(f"{command}: must be one of {', '.join(COMMANDS)}{nearest(command, COMMANDS)}")
+        raise ConfigError(f"{command}{nearest(command, COMMANDS)}: must be one of {', '.join(COMMANDS)}")
     return 0
 
 
 def _train(arguments: list[str]) -> int:
+    def check(config: RunConfig) -> None:
+        require_start(config)
+        _require_models(config, has_teacher=needs_teacher(config))
+
     def start(config: RunConfig) -> None:
         # Here, after every check, torch, Ray and vLLM load.
         from effopd.launch import train  # noqa: PLC0415
 
         train(config)
 
-    return _run_app("train", "Train a student.", arguments, training_jobs, start)
+    return _run_app("train", "Train a student.", arguments, training_jobs, check, start)
 
 
 def _evaluate(arguments: list[str]) -> int:
+    def check(config: RunConfig) -> None:
+        require_folder(config)
+        _require_models(config, has_teacher=config.teacher.path != MISSING)
+
     def start(config: RunConfig) -> None:
         from effopd.launch import evaluate  # noqa: PLC0415
 
         evaluate(config)
 
-    return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, start)
+    return _run_app("eval", "Score a model on an evaluation set.", arguments, evaluation_jobs, check, start)
+
+
+def _require_models(config: RunConfig, *, has_teacher: bool) -> None:
+    from effopd.model_folders import require_models  # noqa: PLC0415
+
+    require_models(config, ["model.path", "teacher.path"] if has_teacher else ["model.path"])
 
 
 def _doctor(arguments: list[str]) -> int:
@@ -141,6 +159,7 @@ def _run_app(
     purpose: str,
     arguments: list[str],
     jobs_of: Callable[[Configs, Sequence[str], bool], list[Job]],
+    check: Callable[[RunConfig], None],
     start: Callable[[RunConfig], None],
 ) -> int:
     parser = _app_parser(name, purpose)
@@ -153,7 +172,10 @@ def _run_app(
     overrides = [_expand_home(argument) for argument in options.overrides]
     with open_configs(options.config_dir) as configs:
         if options.help:
-            sys.stdout.write(_app_help(parser, configs))
+            words = [word for word in options.overrides if "=" not in word]
+            tree = configs.compose(name, []) if words else {}
+            pages = [explained(name, word, tree) for word in words]
+            sys.stdout.write("\n".join(pages) or overview(name, parser.format_help(), configs.choices()))
             return 0
         if options.info or options.cfg:
             if options.multirun:
@@ -161,6 +183,8 @@ def _run_app(
             _show(configs, name, overrides, options)
             return 0
         jobs = jobs_of(configs, overrides, options.multirun)
+    for job in jobs:
+        check(job.config)
     if options.multirun:
         return _run_sweep(jobs, start)
     start(jobs[0].config)
@@ -189,7 +213,9 @@ def _app_parser(name: str, purpose: str) -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("overrides", nargs="*", help="group=choice or key=value; see below")
-    parser.add_argument("-h", "--help", action="store_true", help="show this text")
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="show this text; --help SECTION explains its settings"
+    )
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="run every combination of key=a,b,... one after the other"
     )
@@ -206,15 +232,6 @@ def _app_parser(name: str, purpose: str) -> _Parser:
         help="take further YAML files from here, e.g. experiment/*.yaml",
     )
     return parser
-
-
-def _app_help(parser: _Parser, configs: Configs) -> str:
-    root = parser.prog.removeprefix("effopd ")
-    groups = "\n".join(f"  {group:12}{', '.join(names)}" for group, names in configs.choices().items())
-    return (
-        f"{parser.format_help()}\ngroups (group=choice):\n{groups}\n\n"
-        f"settings (key=value) and their defaults:\n{configs.to_yaml(root, [])}"
-    )
 
 
 def _show(configs: Configs, root: str, overrides: list[str], options: argparse.Namespace) -> None:
@@ -328,17 +345,23 @@ def _compare(arguments: list[str]) -> int:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders, or folders of runs (in the order of their names); the first run is the baseline",
+        help="run folders, or folders of runs (in the order of their names)",
     )
     parser.add_argument(
-        "--target", default="auto", type=_target, help="score to reach, in [0, 1]; auto: where the first run ended"
+        "--target", default="auto", type=_target, help="score to reach, in [0, 1]; auto: where the baseline ended"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="experiment or run folder that the others are held against; default: the first run that is given, in a folder of "
+        "runs the one without extrapolation",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder for tables and figures")
     options = parser.parse_args(arguments)
     find_runs(options.runs)  # a wrong folder is said before anything loads
     from effopd.compare import compare_runs  # noqa: PLC0415
 
-    compare_runs(options.runs, options.target, options.output)
+    compare_runs(options.runs, options.target, options.output, options.baseline)
     return 0
 
 
@@ -362,6 +385,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="default: bfloat16")
     options = parser.parse_args(arguments)
     _require_run(options.run)
+    require_checkpoint(options.run, options.checkpoint)
     from effopd.export import export_run  # noqa: PLC0415
 
     export_run(options.run, options.output, options.checkpoint, options.dtype)

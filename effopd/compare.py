@@ -7,12 +7,13 @@ saving. Runs that differ in their seed alone are one experiment and are also sho
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from effopd.config.schema import GateKind
 from effopd.curves import RunCurve, read_curve
 from effopd.durable import replace_file
 from effopd.errors import ConfigError
@@ -32,38 +33,80 @@ _GROUP_HEADINGS = (
 )
 
 
-def compare_runs(folders: Sequence[Path], target: float | None, output: Path, console: Console | None = None) -> None:
+def compare_runs(
+    folders: Sequence[Path],
+    target: float | None,
+    output: Path,
+    baseline: str | None = None,
+    console: Console | None = None,
+) -> None:
     """Compare runs, or all runs in a sweep's folder: print tables, and write `comparison.json`, `.md` and `.png` into the
     folder `output`.
 
-    Without a target it is the final smoothed score of the first run, or of the mean over its seeds. Raises ConfigError
-    naming a folder that is no run, and why.
+    Without a target it is the final smoothed score of the baseline, or of the mean over its seeds; see `_choose_baseline`.
+    Raises ConfigError naming a folder that is no run, and why, or a baseline that is none of the runs.
     """
     if not folders:
         raise ConfigError("runs=[]: nothing to compare; give at least one run folder")
     found = find_runs(folders)
     # In a sweep that is still going on, some runs have nothing to show yet.
-    left_out = [run for run in found if run not in folders and not has_evaluations(run)]
+    named = {folder.resolve() for folder in folders}
+    left_out = [run for run in found if run.resolve() not in named and not has_evaluations(run)]
     runs = [run for run in found if run not in left_out]
     if not runs:
         raise ConfigError(f"run {found[0]}: has no evaluation yet, nor has any other; set eval.path and train a step")
     curves = _with_distinct_names([read_curve(run) for run in runs], runs)
     groups = group_seeds(curves)
-    goal = groups[0].mean.final_score if target is None else target
+    first = _choose_baseline(groups, dict(zip([curve.name for curve in curves], runs, strict=True)), folders, baseline)
+    if first is not groups[0]:  # then it moves to the front, and the others keep their order
+        groups.sort(key=lambda group: group is not first)
+        curves.sort(key=lambda curve: curve not in first.runs)
+    goal = first.mean.final_score if target is None else target
     ranges = common_ranges(curves)
     results = [summarise_run(curve, goal, ranges, baseline=curves[0]) for curve in curves]
     experiments = [summarise_group(group, goal, ranges) for group in groups]
-    notes = comparison_notes(groups, goal, is_default_target=target is None)
+    notes = [f"Baseline: {first.name}.", *comparison_notes(groups, goal, is_default_target=target is None)]
     if left_out:
         notes.append(f"Left out, for they have no evaluation yet: {', '.join(str(run) for run in left_out)}.")
     output.mkdir(parents=True, exist_ok=True)
-    content = to_plain({"target": goal, "runs": results, "groups": experiments})
+    content = to_plain({"target": goal, "baseline": first.name, "runs": results, "groups": experiments})
     replace_file(output / "comparison.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     report = comparison_markdown(results, experiments, notes)
     replace_file(output / "comparison.md", report.encode())
     plot_comparison(groups, goal, output / "comparison.png")
     # Soft-wrapped: a narrow terminal, or a log file, gets whole rows and not columns cut to its width.
     (console or Console()).print(report, soft_wrap=True, markup=False, highlight=False)
+
+
+def _choose_baseline(
+    groups: Sequence[SeedGroup], folder_of: Mapping[str, Path], folders: Sequence[Path], baseline: str | None
+) -> SeedGroup:
+    """Return the group that the others are held against.
+
+    It is the one that `baseline` names: by its own name, or by experiment, name or folder of a run. Without one it is that of
+    the first folder if that is a run, for the person has chosen the order; in a folder of runs, which are in the order of
+    their names, it is the only group without extrapolation, if there is exactly one such, else the first.
+    """
+    if baseline is not None:
+        place = Path(baseline).resolve()
+        chosen = [group for group in groups if group.name == baseline] or [
+            group
+            for group in groups
+            if any(baseline in _names(run) or folder_of[run.name].resolve() == place for run in group.runs)
+        ]
+        if len(chosen) != 1:
+            what = "names none of the experiments" if not chosen else "names several experiments"
+            names = ", ".join(group.name for group in chosen or groups)
+            raise ConfigError(f"baseline={baseline}: {what}; choose one of {names}, or give the folder of a run")
+        return chosen[0]
+    if folder_of[groups[0].runs[0].name].resolve() == folders[0].resolve():
+        return groups[0]
+    plain = [group for group in groups if (group.mean.settings or {}).get("accelerate.gate") == GateKind.none]
+    return plain[0] if len(plain) == 1 else groups[0]
+
+
+def _names(run: RunCurve) -> set[str]:
+    return {run.name} if run.settings is None else {run.name, str(run.settings["name"])}
 
 
 def comparison_notes(groups: Sequence[SeedGroup], target: float, is_default_target: bool) -> list[str]:

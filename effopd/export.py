@@ -13,13 +13,14 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from effopd.checkpoints.reading import Checkpoint, best_checkpoint, checkpoint_at, checkpoint_root, latest_checkpoint
+from effopd.checkpoints.manifest import require_checkpoint
+from effopd.checkpoints.reading import Checkpoint, best_checkpoint, checkpoint_at, latest_checkpoint
 from effopd.checkpoints.snapshot import snapshot_path
 from effopd.checkpoints.streaming import Layout, StreamWriter, num_tensor_bytes
 from effopd.config.register import read_config
 from effopd.durable import sync_directory
 from effopd.errors import CheckpointError, ConfigError
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.types import ShardKind
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -51,9 +52,9 @@ def export_run(
 ) -> None:
     """Write the weights of a run as a model folder that transformers and vLLM load as it is.
 
-    `checkpoint` is `last`, `best` or a step. Raises ConfigError for a bad argument or an `output` that is not empty, and
-    CheckpointError when the checkpoint is missing, damaged or not of the student's architecture. `output` appears when it
-    is complete.
+    `checkpoint` is `last`, `best` or a step. Raises ConfigError for a bad argument, a checkpoint that the run does not have or
+    an `output` that is not empty, and CheckpointError when the checkpoint is damaged or not of the student's architecture.
+    `output` appears when it is complete.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype}: cannot be exported; choose one of {', '.join(DTYPES)}")
@@ -62,7 +63,7 @@ def export_run(
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"run={run}: has no config.yaml; give the output folder of `effopd train`")
     model = read_config(run / "config.yaml").model
-    source = resolve_model_path(model.path)
+    source = resolve_model_path("model.path", model.path)
     chosen = choose_checkpoint(run, checkpoint)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
@@ -83,6 +84,7 @@ def export_run(
 
 def choose_checkpoint(run: Path, checkpoint: str) -> Checkpoint:
     """Return the verified checkpoint that `last`, `best` or a step names. Raises ConfigError or CheckpointError."""
+    require_checkpoint(run, checkpoint)
     if checkpoint == "last":
         found = latest_checkpoint(run)
     elif checkpoint == "best":
@@ -91,9 +93,7 @@ def choose_checkpoint(run: Path, checkpoint: str) -> Checkpoint:
         found = checkpoint_at(run, int(checkpoint))
     else:
         raise ConfigError(f"checkpoint={checkpoint}: not one of last, best or a step; try last")
-    if found is None:
-        kind = "" if checkpoint == "last" else " with an evaluation score"
-        raise CheckpointError(f"{checkpoint_root(run)}: the run has no checkpoint{kind}")
+    assert found is not None, "the run has such a checkpoint"
     return found
 
 

@@ -12,7 +12,7 @@ from effopd.config.schema import GateKind, RunConfig
 from effopd.data.contamination import EvaluationIndex
 from effopd.data.prompts import Decontamination, PromptRendering, hold_out, load_prompts, require_a_batch
 from effopd.data.report import DataRecord, data_fingerprint
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.preflight import ModelFiles, check_pair, check_student, read_model_files
 from effopd.publishing import num_canaries
 from effopd.types import Prompt
@@ -51,10 +51,10 @@ class EvalSetPrompts:
 def read_inputs(config: RunConfig) -> RunInputs:
     """Read and check everything. Raises ConfigError or DataError; nothing has been started by then."""
     template = config.model.chat_template
-    student = read_model_files("model.path", resolve_model_path(config.model.path), template)
+    student = read_model_files("model.path", resolve_model_path("model.path", config.model.path), template)
     teacher = None
     if needs_teacher(config):
-        teacher = read_model_files("teacher.path", resolve_model_path(config.teacher.path), template)
+        teacher = read_model_files("teacher.path", resolve_model_path("teacher.path", config.teacher.path), template)
         check_pair(student, teacher, config)
     else:
         check_student(student, config)
@@ -126,7 +126,7 @@ def read_eval_teacher(config: RunConfig, student: ModelFiles) -> ModelFiles | No
     """Return the checked teacher of `effopd eval`, which reports the reverse KL to it; None unless one is given."""
     if config.teacher.path == MISSING:
         return None
-    folder = resolve_model_path(config.teacher.path)
+    folder = resolve_model_path("teacher.path", config.teacher.path)
     teacher = read_model_files("teacher.path", folder, config.model.chat_template)
     check_pair(student, teacher, config)
     return teacher
@@ -134,7 +134,7 @@ def read_eval_teacher(config: RunConfig, student: ModelFiles) -> ModelFiles | No
 
 def read_student(config: RunConfig) -> ModelFiles:
     """Return the checked student alone, for `effopd eval`."""
-    folder = resolve_model_path(config.model.path)
+    folder = resolve_model_path("model.path", config.model.path)
     student = read_model_files("model.path", folder, config.model.chat_template)
     check_student(student, config)
     return student

@@ -11,7 +11,7 @@ from typing import cast
 from rich.console import Console
 
 from effopd.checkpoints.fitting import require_fit
-from effopd.checkpoints.reading import STATE_NAME
+from effopd.checkpoints.manifest import STATE_NAME
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
 from effopd.config.evaluation import evaluation_sets
 from effopd.config.keys import MISSING
@@ -34,6 +34,7 @@ from effopd.restarts import train_with_restarts
 from effopd.result_files import RESPONSES_NAME, RESULT_NAME, results_table, write_results
 from effopd.results import evaluate_sets
 from effopd.roles import Roles, Sampler, Teacher, Verifier
+from effopd.start_checks import finished_problem
 from effopd.termination import Terminated, Termination
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update
@@ -261,9 +262,7 @@ def resume_point(config: RunConfig, store: CheckpointStore) -> Checkpoint | None
     if checkpoint is None:
         logger.warning("%s has no checkpoint yet; starting it from the beginning", config.resume)
     elif checkpoint.state.step >= config.num_steps:
-        raise CheckpointError(
-            f"resume={config.resume}: the run is finished at step {checkpoint.state.step}; give num_steps above it to go on"
-        )
+        raise ConfigError(finished_problem(config, checkpoint.state.step))
     return checkpoint
 
 

@@ -1,39 +1,10 @@
-"""Where a model's files are, and which tokens end its responses."""
+"""Which tokens end a model's responses."""
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from effopd.errors import ConfigError
-
-TOY_MODELS = Path(__file__).parent / "toy" / "models"
-
-
-def resolve_model_path(path: str) -> Path:
-    """Return the folder that `path` names: a folder, `toy:<task>_<base|teacher>`, or a hub name, which is downloaded.
-
-    Raises ConfigError naming the path and what would have been right.
-    """
-    if path.startswith("toy:"):
-        folder = TOY_MODELS / path.removeprefix("toy:")
-        if not folder.is_dir():
-            choices = ", ".join(sorted(f"toy:{child.name}" for child in TOY_MODELS.iterdir() if child.is_dir()))
-            raise ConfigError(f"model path {path}: no such toy model; choose one of {choices}")
-        return folder
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model path {path}: the folder has no config.json; give a Hugging Face model folder")
-        return folder.resolve()
-    try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
-    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"model path {path}: neither a folder here nor a model that the hub could deliver "
-            f"({type(error).__name__}); give the path of a Hugging Face model folder"
-        ) from error
 
 
 def end_token_ids(folder: Path) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -220,11 +221,17 @@ def length_problem(files: ModelFiles, config: RunConfig) -> Problem | None:
     needed = max_model_len(config)
     if files.max_positions is None or files.max_positions >= needed:
         return None
+    model = f"{files.key}={attrgetter(files.key)(config)}"
+    if config.rollout.max_model_len is not None:
+        return Problem(
+            f"{model}: holds {files.max_positions} positions; rollout.max_model_len asks for {needed}",
+            f"lower it to at most {files.max_positions}",
+        )
     longest = longest_sequence(config)
     return Problem(
-        f"{files.key}={files.folder.name}: holds {files.max_positions} positions; {longest.prompt_len_key} plus "
-        f"{longest.response_len_key} (or rollout.max_model_len) ask for {needed}",
-        "lower them",
+        f"{model}: holds {files.max_positions} positions; {longest.prompt_len_key} plus {longest.response_len_key} ask for "
+        f"{needed}",
+        f"lower them: their sum must be at most {files.max_positions}",
     )
 
 

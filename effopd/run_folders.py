@@ -6,9 +6,12 @@ from pathlib import Path
 
 from effopd.errors import ConfigError
 
+FINISHED_NAME = "finished.json"
+"""In the folder of a run that a study has finished."""
+
 _EVALUATIONS = "eval.jsonl"
-_MARKS = ("config.yaml", _EVALUATIONS)
-"""A folder with one of these is a run."""
+_MARKS = ("config.yaml", _EVALUATIONS, "versions.json")
+"""A folder with one of these is a run; one that was killed early may have the last alone."""
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:

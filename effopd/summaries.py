@@ -26,7 +26,7 @@ class RunResult:
     """Axis to the mean height of the smoothed score over the part of the axis that all runs cover; None where there is
     no such part."""
     difference: float | None
-    """Final score minus that of the first run, on the prompts of both; None for other prompts, or unknown ones."""
+    """Final score minus that of the baseline (its first run), on the prompts of both; None for other prompts, or unknown ones."""
     difference_ci: Interval | None
     """95 % paired bootstrap over prompts."""
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from effopd.compare import compare_runs
 from effopd.config.register import write_config
-from effopd.config.schema import EvalConfig, EvalSetConfig, LearnerConfig, RunConfig
+from effopd.config.schema import AccelerateConfig, EvalConfig, EvalSetConfig, GateKind, LearnerConfig, RunConfig
 from effopd.curves import read_curve
 from effopd.errors import ConfigError
 from effopd.run_folders import find_runs
@@ -35,6 +35,7 @@ def write_run(
     zero_stage=0,
     costs=None,
     eval_sets=None,
+    gate_kind=GateKind.none,
 ):
     """A run that evaluated `scores` at steps 0, every, 2 * every, ..."""
     folder.mkdir(parents=True)
@@ -71,14 +72,15 @@ def write_run(
             eval=EvalConfig(ema=ema, sets=eval_sets or {}),
             num_steps=num_steps,
             learner=LearnerConfig(lr=lr, zero_stage=zero_stage),
+            accelerate=AccelerateConfig(gate=gate_kind),
         )
         write_config(config, folder / "config.yaml")
     return folder
 
 
-def compare(runs, target, output):
+def compare(runs, target, output, baseline=None):
     text = StringIO()
-    compare_runs(runs, target, output, Console(file=text, width=200))
+    compare_runs(runs, target, output, baseline, Console(file=text, width=200))
     return json.loads((output / "comparison.json").read_text()), text.getvalue()
 
 
@@ -214,7 +216,7 @@ def test_the_markdown_is_a_table_with_a_row_per_run(tmp_path):
 def test_a_narrow_console_gets_whole_rows(tmp_path):
     run = write_run(tmp_path / "run", [0, 0.5], name="a name of more than forty characters, spelt out")
     text = StringIO()
-    compare_runs([run], None, tmp_path / "out", Console(file=text, width=40))
+    compare_runs([run], None, tmp_path / "out", console=Console(file=text, width=40))
     row = text.getvalue().splitlines()[2]
     assert "spelt out" in row and row.count("|") == 12
 
@@ -356,6 +358,55 @@ def test_runs_keep_the_order_in_which_they_are_given(sweep, tmp_path):
     assert [group["name"] for group in found["groups"]] == ["opd", "grpo/c"]
 
 
+# The baseline.
+
+
+@pytest.fixture
+def methods(tmp_path):
+    """A folder with two seeds of plain OPD and one of EffOPD, whose names come before; ema 1."""
+    folder = tmp_path / "methods"
+    write_run(folder / "a_effopd", [0, 0.6], name="effopd", ema=1, gate_kind=GateKind.accuracy)
+    write_run(folder / "b_gated", [0, 0.7], name="gated", ema=1, gate_kind=GateKind.reverse_kl)
+    for seed, score in ((1, 0.2), (2, 0.4)):
+        write_run(folder / f"opd{seed}", [0, score], name="opd", ema=1, seed=seed)
+    return folder
+
+
+def test_in_a_folder_of_runs_the_one_without_extrapolation_is_the_baseline(methods, tmp_path):
+    found, text = compare([methods], None, tmp_path / "out")
+    # The target is the mean over the baseline's seeds: (.2 + .4) / 2.
+    assert (found["baseline"], found["target"]) == ("opd", pytest.approx(0.3))
+    assert [group["name"] for group in found["groups"]] == ["opd", "effopd/a_effopd", "gated/b_gated"]
+    assert [run["name"] for run in found["runs"]] == ["opd/opd1", "opd/opd2", "effopd/a_effopd", "gated/b_gated"]
+    assert "Baseline: opd.\n" in text
+
+
+def test_with_two_plain_methods_in_a_folder_the_first_run_is_the_baseline(methods, tmp_path):
+    write_run(methods / "zero", [0, 0.1], name="grpo", ema=1)
+    assert compare([methods], None, tmp_path / "out")[0]["baseline"] == "effopd/a_effopd"
+
+
+def test_the_order_of_folders_that_are_runs_decides_on_the_baseline(methods, tmp_path):
+    found, text = compare([methods / "b_gated", methods / "opd1"], None, tmp_path / "out")
+    assert (found["baseline"], found["target"]) == ("gated", 0.7)
+    assert "Baseline: gated.\n" in text
+
+
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_the_baseline_can_be_named_by_experiment_or_folder(methods, tmp_path, by_folder):
+    named = str(methods / "b_gated") if by_folder else "gated"
+    found, _ = compare([methods], None, tmp_path / "out", named)
+    assert (found["baseline"], found["target"]) == ("gated/b_gated", 0.7)
+    assert [group["name"] for group in found["groups"]] == ["gated/b_gated", "effopd/a_effopd", "opd"]
+
+
+def test_a_baseline_that_is_no_run_or_several_is_refused(methods, sweep, tmp_path):
+    with pytest.raises(ConfigError, match=r"baseline=vanilla: names none of .*effopd/a_effopd, gated/b_gated, opd"):
+        compare([methods], None, tmp_path / "out", "vanilla")
+    with pytest.raises(ConfigError, match=r"baseline=opd: names several .* opd learner.lr=1e-06, opd/b1"):
+        compare([sweep], None, tmp_path / "out", "opd")
+
+
 def test_seeds_are_averaged_as_far_as_all_have_come(tmp_path):
     long = write_run(tmp_path / "long", [0, 0.4, 0.6], name="opd", ema=1, seed=1)
     short = write_run(tmp_path / "short", [0, 0.2], name="opd", ema=1, seed=2)
@@ -398,6 +449,19 @@ def test_a_run_of_a_sweep_that_has_no_evaluation_yet_is_left_out_and_named(sweep
     assert f"no evaluation yet: {sweep / 'a2'}." in text
     with pytest.raises(ConfigError, match="no evaluation yet"):
         compare([sweep / "a1", sweep / "a2"], 0.4, tmp_path / "out")
+
+
+def test_a_run_that_died_before_its_settings_were_written_is_named_too(sweep, tmp_path):
+    (sweep / "died").mkdir()
+    (sweep / "died" / "versions.json").write_text("{}")
+    _, text = compare([sweep], 0.4, tmp_path / "out")
+    assert f"no evaluation yet: {sweep / 'died'}." in text
+
+
+def test_a_run_that_is_named_is_not_left_out_in_whatever_words(sweep, tmp_path):
+    (sweep / "a2" / "eval.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"a2: eval\.jsonl has no evaluation yet"):
+        compare([sweep, sweep / ".." / sweep.name / "a2"], 0.4, tmp_path / "out")
 
 
 def test_the_figure_has_a_panel_for_everything_that_was_spent(sweep, tmp_path):

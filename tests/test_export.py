@@ -171,7 +171,7 @@ def test_weights_that_the_student_does_not_have_are_refused_and_nothing_is_left(
     ("arguments", "error", "message"),
     [
         ({"checkpoint": "newest"}, ConfigError, "checkpoint=newest: not one of last, best or a step"),
-        ({"checkpoint": "7"}, CheckpointError, "no checkpoint at step 7; there are: 1, 2"),
+        ({"checkpoint": "7"}, ConfigError, "checkpoint=7: .* has none at that step; choose last, or one of 1, 2"),
         ({"dtype": "int8"}, ConfigError, "dtype=int8: cannot be exported; choose one of bfloat16, float16, float32"),
     ],
 )

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM
 
-from effopd.config.schema import DataConfig, RolloutConfig, RunConfig
+from effopd.config.schema import DataConfig, ModelConfig, RolloutConfig, RunConfig
 from effopd.errors import ConfigError
-from effopd.models import TOY_MODELS, resolve_model_path
-from effopd.preflight import check_pair, read_model_files
+from effopd.model_folders import TOY_MODELS, resolve_model_path
+from effopd.preflight import check_pair, length_problem, read_model_files
 
 Edit = Callable[[Path], None]
 
@@ -81,6 +82,24 @@ def test_a_teacher_that_does_not_fit_is_refused_with_the_fix(tmp_path: Path, edi
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_too_few_positions_name_the_model_as_typed_and_how_many_there_are(tmp_path: Path) -> None:
+    student = read_model_files("model.path", TOY_MODELS / "sums_base", None)
+    # The toy model holds 128 positions; 512 + 16 are asked for.
+    settings = RunConfig(
+        model=ModelConfig(path="toy:sums_base"),
+        data=DataConfig(path="toy:sums", max_prompt_len=512),
+        rollout=RolloutConfig(max_response_len=16),
+    )
+    assert str(length_problem(student, settings)) == (
+        "model.path=toy:sums_base: holds 128 positions; data.max_prompt_len plus rollout.max_response_len ask for 528; "
+        "lower them: their sum must be at most 128"
+    )
+    settings.rollout.max_model_len = 600
+    assert str(length_problem(student, settings)) == (
+        "model.path=toy:sums_base: holds 128 positions; rollout.max_model_len asks for 600; lower it to at most 128"
+    )
+
+
 def test_all_reasons_are_given_at_once(tmp_path: Path) -> None:
     def edit(folder: Path) -> None:
         edit_json("generation_config.json", eos_token_id=5)(folder)
@@ -105,8 +124,27 @@ def test_a_chat_template_that_is_missing_or_differs_is_refused(tmp_path: Path) -
 
 def test_a_path_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        resolve_model_path(str(tmp_path))
+        resolve_model_path("model.path", str(tmp_path))
     with pytest.raises(ConfigError, match="choose one of toy:programs_base"):
-        resolve_model_path("toy:nothing")
-    with pytest.raises(ConfigError, match="neither a folder here nor a model that the hub could deliver"):
-        resolve_model_path("nobody/nothing")
+        resolve_model_path("model.path", "toy:nothing")
+    with pytest.raises(
+        ConfigError, match=r"^teacher\.path=nobody/nothing: neither a folder here nor a model that the hub"
+    ):
+        resolve_model_path("teacher.path", "nobody/nothing")
+
+
+def test_a_hub_that_does_not_answer_leaves_what_was_downloaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(api: HfApi, name: str, timeout: float) -> None:
+        assert timeout < 10
+        raise TimeoutError
+
+    asked = []
+
+    def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        return "cached"
+
+    monkeypatch.setattr(HfApi, "model_info", no_answer)
+    monkeypatch.setattr("effopd.model_folders.snapshot_download", download)
+    assert resolve_model_path("model.path", "some/model") == Path("cached")
+    assert asked == [True]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from effopd.checkpoints.manifest import FileRecord
 from effopd.checkpoints.snapshot import ReadShard, gather_snapshot
-from effopd.checkpoints.streaming import FileRecord
 from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
 

@@ -1,13 +1,7 @@
-"""Checkpoints on the disk: which there are, and whether they are what was written.
-
-A checkpoint is a folder `checkpoints/step_<NNNNNN>` with the learner's files, `run_state.json` and a
-`manifest.json` that names every other file with its size and hash. Nothing here writes, so a run in progress may be read.
-"""
+"""Checkpoints on the disk, as they are loaded. Nothing here writes, so a run in progress may be read."""
 
 import hashlib
-import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,19 +9,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from effopd.checkpoints.manifest import (
+    BEST_NAME,
+    STATE_NAME,
+    checkpoint_root,
+    list_checkpoints,
+    read_json,
+    verify_checkpoint,
+)
 from effopd.checkpoints.snapshot import snapshot_path
-from effopd.checkpoints.streaming import FileRecord
 from effopd.errors import CheckpointError
 from effopd.types import RunState, ShardKind
 
-MANIFEST_NAME = "manifest.json"
-STATE_NAME = "run_state.json"
-BEST_NAME = "best.json"
-FORMAT = 2
-"""Raised when a reader of the old files would misread the new ones."""
-
-_STEP_NAME = re.compile(r"(?P<replaced>\.old-)?step_(?P<step>\d{6,})")
-_READ_BYTES = 16 * 2**20
 _logger = logging.getLogger(__name__)
 
 
@@ -43,79 +36,6 @@ class Checkpoint:
     """The evaluation score the checkpoint was saved with; None when that step had none."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Newer checkpoints that were passed over because they are damaged: folder name to reason."""
-
-
-def checkpoint_root(run_dir: Path) -> Path:
-    """Return the folder that holds a run's checkpoints."""
-    return run_dir / "checkpoints"
-
-
-def step_directory_name(step: int) -> str:
-    """Return the name of the folder of the checkpoint at `step`."""
-    return f"step_{step:06d}"
-
-
-def list_checkpoints(run_dir: Path) -> dict[int, Path]:
-    """Return the folder of every checkpoint by step, in ascending order, unverified.
-
-    A folder that a crash left set aside while its successor was being put in place counts as that step's checkpoint.
-    """
-    root = checkpoint_root(run_dir)
-    found: dict[int, Path] = {}
-    for path in sorted(root.iterdir()) if root.is_dir() else []:  # ".old-step_…" sorts before "step_…", which wins
-        match = _STEP_NAME.fullmatch(path.name)
-        if match and path.is_dir():
-            found[int(match["step"])] = path
-    return dict(sorted(found.items()))
-
-
-def hash_file(path: Path) -> str:
-    """Return the hexadecimal blake2b digest of a file."""
-    digest = hashlib.blake2b()
-    with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in a file. Raises CheckpointError naming the file when it is missing or not one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object")
-    return content
-
-
-def read_manifest(directory: Path) -> tuple[FileRecord, ...]:
-    """Return what `manifest.json` says of the files. Raises CheckpointError when it cannot be trusted."""
-    path = directory / MANIFEST_NAME
-    content = read_json(path)
-    if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {content.get('format')}, this version of effopd reads {FORMAT}")
-    try:
-        records = tuple(FileRecord(**entry) for entry in content["files"])  # pyright: ignore[reportGeneralTypeIssues]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from error
-    if STATE_NAME not in {record.name for record in records}:
-        raise CheckpointError(f"{path}: does not name {STATE_NAME}")
-    return records
-
-
-def verify_checkpoint(directory: Path) -> None:
-    """Read every file of a checkpoint. Raises CheckpointError naming the first that is missing or not as written."""
-    for record in read_manifest(directory):
-        path = directory / record.name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file, though {MANIFEST_NAME} names it")
-        if path.stat().st_size != record.num_bytes:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, {MANIFEST_NAME} says {record.num_bytes}")
-        if hash_file(path) != record.blake2b:
-            raise CheckpointError(f"{path}: checksum differs from {MANIFEST_NAME}")
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from effopd.checkpoints.streaming import FileRecord, StreamWriter, num_tensor_bytes
+from effopd.checkpoints.manifest import FileRecord
+from effopd.checkpoints.streaming import StreamWriter, num_tensor_bytes
 from effopd.errors import CheckpointError
 from effopd.types import Fragment, ShardKind
 

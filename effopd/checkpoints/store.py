@@ -12,21 +12,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from effopd.checkpoints.reading import (
+from effopd.checkpoints.manifest import (
     BEST_NAME,
     FORMAT,
     MANIFEST_NAME,
     STATE_NAME,
-    Checkpoint,
+    FileRecord,
     checkpoint_root,
     hash_file,
-    latest_checkpoint,
     list_checkpoints,
-    read_state,
     step_directory_name,
-    weights_hash,
 )
-from effopd.checkpoints.streaming import FileRecord
+from effopd.checkpoints.reading import Checkpoint, latest_checkpoint, read_state, weights_hash
 from effopd.durable import replace_file, sync_directory, sync_file
 from effopd.errors import CheckpointError
 from effopd.types import RunState

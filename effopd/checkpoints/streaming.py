@@ -9,13 +9,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from effopd.checkpoints.manifest import FileRecord
 
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Tensor name to dtype and shape, in file order."""
@@ -33,17 +34,6 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
 
 _HEADER_ALIGNMENT = 8
 _WRITE_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRecord:
-    """What a file must be: one row of a checkpoint's manifest."""
-
-    name: str
-    """Relative to the checkpoint's folder, with forward slashes."""
-    num_bytes: int
-    blake2b: str
-    """Hexadecimal digest of the whole file."""
 
 
 def num_tensor_bytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effopd.config.build import EVAL_REQUIRED, TRAIN_REQUIRED, build_config
 from effopd.config.check import check_evaluation, check_training
-from effopd.config.keys import MISSING
+from effopd.config.keys import MISSING, written
 from effopd.config.overrides import (
     Override,
     evaluation_problems,
@@ -34,7 +34,12 @@ class Job:
 def training_jobs(configs: Configs, arguments: Sequence[str], is_multirun: bool) -> list[Job]:
     """What `effopd train` is to run. Raises ConfigError with one line per violation."""
     overrides = checked_overrides(configs, arguments, is_multirun)
-    if any(override.key == "resume" and override.values != (None,) for override in overrides):
+    runs = [
+        value for override in overrides if override.key == "resume" for value in override.values if value is not None
+    ]
+    if runs:
+        for run in runs:
+            _require_run(Path(str(run)))
         raise_problems(resume_problems(overrides))
     expanded = configs.expand(arguments) if is_multirun else [list(arguments)]
     jobs = [_training_job(configs, job) for job in expanded]
@@ -56,7 +61,7 @@ def evaluation_jobs(configs: Configs, arguments: Sequence[str], is_multirun: boo
         if not names_teacher(overrides):
             config.teacher.path = MISSING  # an experiment has a teacher, but its score needs none
         check_evaluation(config)
-        jobs.append(Job(label=" ".join(job), config=config))
+        jobs.append(Job(label=_label(configs, job), config=config))
     return jobs
 
 
@@ -87,14 +92,23 @@ def _training_job(configs: Configs, arguments: list[str]) -> Job:
         tree = _resumed_tree(Path(str(run)), changes)
     config = build_config(tree, TRAIN_REQUIRED)
     check_training(config)
-    return Job(label=" ".join(arguments), config=config)
+    return Job(label=_label(configs, arguments), config=config)
+
+
+def _label(configs: Configs, arguments: Sequence[str]) -> str:
+    """The arguments of a job as a person would type them; Hydra's splitting of a sweep has put backslashes into them."""
+    overrides = configs.parse(arguments)
+    return " ".join(f"{override.prefix}{override.key}={written(override.values[0])}" for override in overrides)
+
+
+def _require_run(run: Path) -> None:
+    if not (run / "config.yaml").is_file():
+        what = "no config.yaml in this folder" if run.is_dir() else "no such folder"
+        raise ConfigError(f"resume={run}: {what}; give the folder of an earlier run, such as runs/<name>/<time>")
 
 
 def _resumed_tree(run: Path, changes: dict[str, object]) -> dict[str, object]:
     """The run's own settings with `changes`; its folder may have moved since they were written."""
-    if not (run / "config.yaml").is_file():
-        what = "no config.yaml in this folder" if run.is_dir() else "no such folder"
-        raise ConfigError(f"resume={run}: {what}; give the folder of an earlier run, such as runs/<name>/<time>")
     tree = read_tree(run / "config.yaml", changes)
     before = read_config(run / "config.yaml")
     if before.learner.lr_schedule is not LRSchedule.constant and tree["num_steps"] != before.num_steps:

@@ -15,6 +15,44 @@ from effopd.config.schema import EvalSetConfig, RunConfig
 MISSING = "???"
 """The value of a setting that has no default and was not given; Hydra's own mark."""
 
+SYNONYMS = {
+    "learning_rate": "learner.lr",
+    "algo.learning_rate": "learner.lr",
+    "rollout.learning_rate": "learner.lr",
+    "gradient_clipping": "learner.max_grad_norm",
+    "grad_clip": "learner.max_grad_norm",
+    "gradient_checkpointing": "learner.activation_checkpointing",
+    "batch_size": "rollout.prompts_per_step",
+    "train_batch_size": "rollout.prompts_per_step",
+    "data.train_batch_size": "rollout.prompts_per_step",
+    "learner.batch_size": "rollout.prompts_per_step",
+    "group_size": "rollout.samples_per_prompt",
+    "num_generations": "rollout.samples_per_prompt",
+    "max_new_tokens": "rollout.max_response_len",
+    "max_completion_length": "rollout.max_response_len",
+    "data.max_response_length": "rollout.max_response_len",
+    "data.max_prompt_length": "data.max_prompt_len",
+    "max_steps": "num_steps",
+    "total_steps": "num_steps",
+    "learner.max_steps": "num_steps",
+    "learner.total_steps": "num_steps",
+    "model_name": "model.path",
+    "model_name_or_path": "model.path",
+    "model.name_or_path": "model.path",
+    "dataset": "data.path",
+    "eval_steps": "eval.every",
+    "save_steps": "checkpoint.every",
+    "output": "output_dir",
+    "output_folder": "output_dir",
+    "gamma": "algo.discount",
+    "lambda": "algo.gae_lambda",
+}
+"""What other trainers call a setting of ours, where that can mean but one. A name without a dot is also known under the section
+that the setting has here, and under any that is none of ours. `temperature` needs no line: the one setting of that name is found."""
+
+_NO_MISSPELLINGS = frozenset({"float16"})
+"""Words that look like a choice and mean something else."""
+
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -52,6 +90,8 @@ def hint_of(key: str) -> object | None:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` (did you mean X?)` for the choice that looks most like `word`, empty if none does."""
+    if word in _NO_MISSPELLINGS:
+        return ""
     choices = sorted(choices)
     # Someone who types the beginning of a name means that name, however long the rest of it is.
     found = [choice for choice in choices if word and choice.startswith(word)]
@@ -67,6 +107,9 @@ def unknown_key(key: str, groups: Iterable[str] = ()) -> str:
         examples = [name for name in SETTINGS if name.startswith(f"{key}.")][:3]
         return f"{key} is a group of settings, not one setting; set {', '.join(examples)}, ..."
     section, _, name = key.rpartition(".")
+    synonym = SYNONYMS.get(key) or SYNONYMS.get(name, "")
+    if key in SYNONYMS or (synonym and (section not in SECTIONS or synonym.startswith(f"{section}."))):
+        return f"unknown key {key} (did you mean {synonym}?)"
     # `lr` and `rollout.lr` both mean `learner.lr`: the right name under the wrong section, or under none.
     namesakes = [setting for setting in SETTINGS if setting.rpartition(".")[2] == name]
     if closest := difflib.get_close_matches(key, namesakes, n=1, cutoff=0.0):
@@ -129,4 +172,4 @@ def wrong_value(key: str, value: object) -> str:
     hint = hint_of(key)
     # A bare `null` is how YAML spells the choice `none`.
     typed = "none" if value is None else str(value)
-    return f"{key}={written(value)}: must be {expectation(hint)}{nearest(typed, choices_of(hint))}"
+    return f"{key}={written(value)}{nearest(typed, choices_of(hint))}: must be {expectation(hint)}"

@@ -112,7 +112,7 @@ def _wrong_choice(group: str, value: object, names: Sequence[str]) -> str:
         return ""
     path = f"{group}.path"
     remedy = f"; for your own, write {path}={written(value)}" if path in SETTINGS and value is not None else ""
-    return f"{group}={written(value)}: must be one of {', '.join(names)}{nearest(str(value), names)}{remedy}"
+    return f"{group}={written(value)}{nearest(str(value), names)}: must be one of {', '.join(names)}{remedy}"
 
 
 def resume_problems(overrides: Sequence[Override]) -> list[str]:

@@ -116,7 +116,7 @@ class Configs:
         config = self._compose(root, arguments)
         if section is not None and section not in SECTIONS:
             raise ConfigError(
-                f"--package={section}: must be one of {', '.join(sorted(SECTIONS))}{nearest(section, SECTIONS)}"
+                f"--package={section}{nearest(section, SECTIONS)}: must be one of {', '.join(sorted(SECTIONS))}"
             )
         try:
             return OmegaConf.to_yaml(config if section is None else config[section], resolve=is_resolved)

@@ -63,7 +63,8 @@ def columns(source: SourceConfig, row: Row) -> Question:
 
 def verl(source: SourceConfig, row: Row) -> Question:
     """The columns that verl's trainers read."""
-    return _question(row, VERL_PROMPT, _messages(row, VERL_PROMPT), find_answer(source, row, VERL_ANSWER))
+    answer = _pick(source, _as_text(find_field(row, VERL_ANSWER), row, VERL_ANSWER), row, VERL_ANSWER)
+    return _question(row, VERL_PROMPT, _messages(row, VERL_PROMPT), answer)
 
 
 def chat(source: SourceConfig, row: Row) -> Question:
@@ -130,8 +131,11 @@ def code(source: SourceConfig, row: Row) -> Question:
     return Question(messages=messages, answer="", metadata=metadata, location=row.location, field="prompt")
 
 
-def find_field(row: Row, column: str) -> object:
-    """Return the value of `column`; dots reach into nested objects and lists, as in `reward_model.ground_truth`."""
+def find_field(row: Row, column: str, remedy: str = "set data.*_column") -> object:
+    """Return the value of `column`; dots reach into nested objects and lists, as in `reward_model.ground_truth`.
+
+    Raises DataError, which ends in `remedy`, where there is no such column.
+    """
     if column in row.values:
         return row.values[column]
     value: object = row.values
@@ -142,13 +146,16 @@ def find_field(row: Row, column: str) -> object:
             value = value[int(key)]
         else:
             names = ", ".join(sorted(row.values))
-            raise DataError(f"{row.location}: no field {column}; the row has {names}; set data.*_column")
+            raise DataError(f"{row.location}: no field {column}; the row has {names}; {remedy}")
     return value
 
 
 def find_answer(source: SourceConfig, row: Row, column: str) -> str:
     """Return the answer that stands in `column`, or the part of it that `answer_pattern` picks out."""
-    return _pick(source, _as_text(find_field(row, column), row, column), row, column)
+    remedy = "set data.answer_column"
+    if source.verifier is None:
+        remedy += ", or data.answer_column=null where no verifier needs answers"
+    return _pick(source, _as_text(find_field(row, column, remedy), row, column), row, column)
 
 
 def _pick(source: SourceConfig, text: str, row: Row, column: str) -> str:

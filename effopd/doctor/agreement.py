@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from effopd.config.schema import RunConfig
 from effopd.doctor.finding import Finding, guarded, judged, passed, skipped
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.preflight import (
     ModelFiles,
     end_problem,
@@ -23,7 +23,7 @@ def read_model(key: str, path: str, config: RunConfig) -> tuple[ModelFiles | Non
     read: list[ModelFiles] = []
 
     def check() -> Finding:
-        files = read_model_files(key, resolve_model_path(path), config.model.chat_template)
+        files = read_model_files(key, resolve_model_path(key, path), config.model.chat_template)
         read.append(files)
         return passed(key, f"{path}: {files.num_parameters:,} parameters, {files.vocabulary_size:,} tokens")
 

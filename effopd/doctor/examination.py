@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import effopd
-from effopd.checkpoints.reading import checkpoint_root
+from effopd.checkpoints.manifest import checkpoint_root
 from effopd.config.check import needs_teacher
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import RunConfig

@@ -10,7 +10,8 @@ from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
 
-from effopd.checkpoints.reading import checkpoint_root, latest_checkpoint
+from effopd.checkpoints.manifest import checkpoint_root
+from effopd.checkpoints.reading import latest_checkpoint
 from effopd.config.keys import SETTINGS, written
 from effopd.config.overrides import RESUME_KEYS, RESUME_SECTIONS
 from effopd.config.register import read_config
@@ -19,8 +20,8 @@ from effopd.config.study import Cell
 from effopd.curves import CONFIG_NAME, read_curve
 from effopd.durable import replace_file
 from effopd.errors import ConfigError, DataError, EffOPDError
+from effopd.run_folders import FINISHED_NAME
 
-FINISHED_NAME = "finished.json"
 LOG_NAME = "log.txt"
 ERROR_NAME = "error.txt"
 """Why the last try at this cell failed; gone once one succeeds."""

@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from measure import Comparison, alternate, argument_parser, parse, report
 from random_models import random_prompts, write_small
 
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.toy.tasks import problems
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,8 +60,8 @@ def ragged_case(folder: Path, seed: int) -> Case:
 
 def toy_case(folder: Path, seed: int) -> Case:
     return Case(
-        student=_without_end(resolve_model_path("toy:sums_base"), folder / "student"),
-        teacher=_without_end(resolve_model_path("toy:sums_teacher"), folder / "teacher"),
+        student=_without_end(resolve_model_path("model.path", "toy:sums_base"), folder / "student"),
+        teacher=_without_end(resolve_model_path("teacher.path", "toy:sums_teacher"), folder / "teacher"),
         prompts=[problem.prompt for problem in problems("sums", "train", 256, seed)],
         max_response_len=20,
         trl_rows=256,

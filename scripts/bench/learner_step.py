@@ -24,7 +24,7 @@ from effopd.data.collate import collate
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.microbatches import plan_micro_batches, take_rows
 from effopd.engines.policy_module import load_causal_lm
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.types import FinishReason, PolicyVersion, Rollout, ScoredRollout, TeacherScores, TrainBatch
 
 GOAL = 0.80
@@ -152,7 +152,11 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         small = write_small(Path(folder), arguments.seed)
         cases = [
-            ("toy", resolve_model_path("toy:sums_base"), random_rollouts(256, 7, (1, 20), 61, arguments.seed)),
+            (
+                "toy",
+                resolve_model_path("model.path", "toy:sums_base"),
+                random_rollouts(256, 7, (1, 20), 61, arguments.seed),
+            ),
             ("5M ragged", small, random_rollouts(16, 16, (16, 512), 512, arguments.seed)),
         ]
         report(arguments, [compare(name, str(path), rollouts, arguments) for name, path, rollouts in cases])

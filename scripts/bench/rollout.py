@@ -23,7 +23,7 @@ from effopd.actors.build import build_ray_sampler
 from effopd.actors.session import ENVIRONMENT, session_for
 from effopd.config.schema import ClusterConfig, DataConfig, Device, ModelConfig, RolloutConfig, RunConfig
 from effopd.inputs import read_student
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.seeds import sample_seed
 from effopd.toy.tasks import problems
 from effopd.types import GenerateRequest, PolicyVersion, Prompt
@@ -149,7 +149,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if "toy" in arguments.cases:
             texts = [problem.prompt for problem in problems("sums", "train", 256, arguments.seed)]
-            path = str(resolve_model_path("toy:sums_base"))
+            path = str(resolve_model_path("model.path", "toy:sums_base"))
             comparisons.append(compare("toy", path, texts, TOY_EOS_IDS, 24, arguments))
         if "ragged" in arguments.cases:
             texts = random_prompts(128, 16, arguments.seed)

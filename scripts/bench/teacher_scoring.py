@@ -24,7 +24,7 @@ from effopd.config.schema import TeacherConfig
 from effopd.data.collate import collate
 from effopd.engines.hf_teacher import HFTeacher
 from effopd.engines.policy_module import load_causal_lm
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.types import Rollout, ScoredRollout, TeacherPayload
 
 SPEED_GOAL = 0.90
@@ -126,7 +126,7 @@ def main() -> None:
         report(
             arguments,
             [
-                compare_speed("toy", str(resolve_model_path("toy:sums_teacher")), toy, arguments),
+                compare_speed("toy", str(resolve_model_path("teacher.path", "toy:sums_teacher")), toy, arguments),
                 compare_speed(f"V = {WIDE_VOCABULARY}", wide, wide_rollouts(arguments.seed), arguments),
                 compare_memory(wide, arguments),
             ],

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import save_file
 
 from effopd.checkpoints import store as store_module
-from effopd.checkpoints.reading import (
-    best_checkpoint,
-    checkpoint_at,
+from effopd.checkpoints.manifest import (
+    FileRecord,
     checkpoint_root,
     hash_file,
+    last_intact_step,
     list_checkpoints,
     verify_checkpoint,
 )
+from effopd.checkpoints.reading import best_checkpoint, checkpoint_at
 from effopd.checkpoints.store import CheckpointStore, weights_hash
-from effopd.checkpoints.streaming import FileRecord
 from effopd.errors import CheckpointError
 from effopd.types import RunState
 
@@ -142,6 +142,14 @@ def test_only_damaged_checkpoints_are_an_error_and_not_a_fresh_start(tmp_path):
     truncate(save(store, 2) / "master.safetensors")
     with pytest.raises(CheckpointError, match=r"every checkpoint is damaged.*step_000002.*step_000001"):
         store.latest()
+
+
+def test_the_last_intact_step_is_that_of_the_newest_sound_checkpoint(tmp_path):
+    assert last_intact_step(tmp_path) is None
+    store = CheckpointStore(tmp_path, keep_last=2, keep_best=False)
+    save(store, 1)
+    flip_a_bit(save(store, 2) / "master.safetensors")
+    assert last_intact_step(tmp_path) == 1
 
 
 def rewrite_state(directory, change):

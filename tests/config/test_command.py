@@ -1,11 +1,14 @@
 """The commands that go well, and what becomes of errors that are raised behind them."""
 
+import shlex
 import subprocess
 
 import pytest
 import yaml
 
+from effopd.config.help import EXAMPLES, explained
 from effopd.config.jobs import training_jobs
+from effopd.config.keys import SECTIONS, SETTINGS
 from effopd.config.register import open_configs
 from effopd.errors import CheckpointError, ConfigError, DataError, RolloutError
 
@@ -60,10 +63,26 @@ def test_a_sweep_runs_every_combination_in_order_through_one_entry(effopd):
     ]
 
 
+def test_the_jobs_of_a_sweep_are_announced_as_they_were_typed(effopd):
+    outcome = effopd(
+        "train", "-m", "experiment=toy_opd", "seed=1,2", "output_dir=runs/${name}/${seed}", "eval.only=null"
+    )
+    assert outcome.stderr.splitlines()[1] == (
+        "effopd: job 2 of 2: experiment=toy_opd seed=2 output_dir=runs/${name}/${seed} eval.only=null"
+    )
+
+
 def test_a_sweep_with_one_bad_job_runs_none(effopd):
     outcome = effopd("train", "-m", "experiment=toy_opd", "learner.lr=1e-4,-1")
     assert (outcome.code, outcome.configs) == (2, [])
     assert "learner.lr=-1" in outcome.stderr
+
+
+def test_a_sweep_with_a_folder_that_cannot_be_runs_none(effopd, tmp_path):
+    (tmp_path / "2").write_text("a file")
+    outcome = effopd("train", "-m", "experiment=toy_opd", "seed=1,2", f"output_dir={tmp_path}/${{seed}}")
+    assert (outcome.code, outcome.configs, outcome.stderr.count("\n")) == (2, [], 1)
+    assert f"output_dir={tmp_path}/2: {tmp_path}/2 is a file" in outcome.stderr
 
 
 def test_a_sweep_ends_with_the_job_that_fails(effopd, launch):
@@ -125,11 +144,73 @@ def test_effopd_alone_lists_the_commands(effopd, arguments):
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
-def test_help_lists_options_groups_and_settings(effopd, command):
+def test_help_is_a_page_with_options_groups_sections_and_examples(effopd, command):
     outcome = effopd(command, "--help")
     assert outcome.code == 0
-    words = ("--multirun", "--config-dir", "kl_gated, kl_then_accuracy, lookahead", "lr: 1.0e-06", f"effopd {command}")
+    words = (
+        "--multirun",
+        "--config-dir",
+        "toy_effopd_paper, toy_grpo",
+        "model, teacher",
+        "--cfg job",
+        f"effopd {command}",
+    )
     assert not [word for word in words if word not in outcome.stdout]
+    assert len(outcome.stdout.splitlines()) < 80
+
+
+@pytest.mark.parametrize(
+    "line", [line for lines in EXAMPLES.values() for line in lines if "/" not in line and "-m" not in line]
+)
+def test_an_example_of_the_help_starts_a_run(effopd, line):
+    outcome = effopd(*shlex.split(line)[1:])
+    assert outcome.code == 0 and outcome.configs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["train", "--help", "learner"],
+            ["learner.lr: a number; default 1e-06", "    0 turns clipping off."],
+        ),
+        (["train", "--help", "model"], ["model.path: text; required", "model.attn_implementation: text; default sdpa"]),
+        # Explained in the class that it is inherited from.
+        (
+            ["eval", "--help", "data"],
+            ["data.split: text; default train", "    Of hub data sets, and of MBPP's own file."],
+        ),
+        (
+            ["eval", "--help", "eval"],
+            ["eval.temperature: a number; default 1.0", "eval.sets.<name>.top_p: a number or null"],
+        ),
+        (["train", "--help", "seed"], ["seed: a whole number; default 42"]),
+    ],
+)
+def test_help_explains_the_settings_of_a_section(effopd, arguments, lines):
+    outcome = effopd(*arguments)
+    assert outcome.code == 0
+    assert not [line for line in lines if line not in outcome.stdout.splitlines()]
+
+
+def test_help_explains_every_setting_of_the_schema():
+    with open_configs() as configs:
+        tree = configs.compose("train", [])
+    shown = "\n".join(explained("train", section, tree) for section in sorted(SECTIONS))
+    assert not [key for key in SETTINGS if "." in key and f"{key}: " not in shown]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--help", "lerner"], "--help lerner (did you mean learner?): must be a section"),
+        (["eval", "--help", "learner"], "--help learner: must be a section or a setting of effopd eval"),
+    ],
+)
+def test_help_of_what_is_not_read_names_the_sections(effopd, arguments, words):
+    outcome = effopd(*arguments)
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert words in outcome.stderr
 
 
 def test_cfg_job_shows_what_would_run(effopd):
@@ -189,12 +270,15 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_compare_passes_runs_target_and_output_on(effopd, run, monkeypatch):
+def test_compare_passes_runs_target_output_and_baseline_on(effopd, run, monkeypatch):
     calls = []
     monkeypatch.setattr("effopd.compare.compare_runs", lambda *arguments: calls.append(arguments))
     assert effopd("compare", str(run), str(run), "--output", "out", "--target", "0.5").code == 0
-    assert effopd("compare", str(run), "--output", "out").code == 0
-    assert [(len(runs), target, str(output)) for runs, target, output in calls] == [(2, 0.5, "out"), (1, None, "out")]
+    assert effopd("compare", str(run), "--output", "out", "--baseline", "opd").code == 0
+    assert [(len(runs), target, str(output), baseline) for runs, target, output, baseline in calls] == [
+        (2, 0.5, "out", None),
+        (1, None, "out", "opd"),
+    ]
 
 
 def test_compare_takes_a_folder_of_runs(effopd, run, monkeypatch):
@@ -204,9 +288,24 @@ def test_compare_takes_a_folder_of_runs(effopd, run, monkeypatch):
     assert calls[0][0] == [run.parent]
 
 
+def test_export_names_a_checkpoint_that_is_not_there(effopd, run):
+    outcome = effopd("export", str(run), "--output", "out")
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "the run has no checkpoint" in outcome.stderr
+    for step in (10, 20):
+        (run / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
+    outcome = effopd("export", str(run), "--output", "out", "--checkpoint", "9999")
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "checkpoint=9999" in outcome.stderr and "one of 10, 20" in outcome.stderr
+    outcome = effopd("export", str(run), "--output", "out", "--checkpoint", "best")
+    assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
+    assert "has an evaluation score" in outcome.stderr
+
+
 def test_export_passes_run_checkpoint_and_dtype_on(effopd, run, monkeypatch):
     calls = []
     monkeypatch.setattr("effopd.export.export_run", lambda *arguments: calls.append(arguments))
+    (run / "checkpoints" / "step_000020").mkdir(parents=True)
     assert effopd("export", str(run), "--output", "out", "--checkpoint", "20", "--dtype", "float32").code == 0
     assert [(source, str(output), *rest) for source, output, *rest in calls] == [(run, "out", "20", "float32")]
 

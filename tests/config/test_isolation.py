@@ -22,7 +22,7 @@ def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("module", ["schema", "check", "build", "overrides", "keys", "completion"])
+@pytest.mark.parametrize("module", ["schema", "check", "build", "overrides", "keys", "completion", "help"])
 def test_configuration_loads_without_heavy_packages_and_without_hydra(module, tmp_path):
     heavy = [*HEAVY, "hydra", "omegaconf", "yaml"]
     code = f"import sys, effopd.config.{module}; print([name for name in {heavy} if name in sys.modules])"
@@ -41,6 +41,8 @@ def test_only_register_imports_hydra():
         ["train", "experiment=toy_opd", "learner.lrr=1"],
         ["train", "experiment=toy_opd", "learner.lr=abc"],
         ["train", "experiment=toy_opd", "debug.recorded=x"],
+        ["train", "experiment=toy_opd", "model.path=nobody/nothing"],
+        ["eval", "experiment=toy_opd", "teacher.path=nobody/nothing"],
     ],
 )
 def test_a_mistake_is_said_soon_and_loads_nothing_heavy(arguments, tmp_path):
@@ -57,8 +59,17 @@ def test_a_mistake_is_said_soon_and_loads_nothing_heavy(arguments, tmp_path):
     assert seconds < 3
 
 
-@pytest.mark.parametrize("arguments", [["compare", "--help"], ["compare", "nowhere", "--output", "out"]])
-def test_compare_loads_nothing_heavy_before_it_has_runs(arguments, tmp_path):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "--help"],
+        ["compare", "nowhere", "--output", "out"],
+        ["export", "run", "--output", "out"],
+    ],
+)
+def test_compare_and_export_load_nothing_heavy_before_they_have_runs(arguments, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
     code = (
         "import sys\n"
         "from effopd.cli import main\n"

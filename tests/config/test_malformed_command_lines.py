@@ -4,6 +4,8 @@ import shlex
 
 import pytest
 
+from effopd.config.keys import SETTINGS, SYNONYMS, unknown_key
+
 TOY = "train experiment=toy_opd"
 
 # command line, words that the one line on standard error must contain
@@ -20,6 +22,15 @@ MISTAKES = [
     (f"{TOY} checkpoint=5", ["checkpoint is a group of settings", "checkpoint.every"]),
     (f"{TOY} accelerate@other=paper", ["unknown key accelerate@other"]),
     (f"{TOY} accelerate.step_sizes.0=3", ["unknown key accelerate.step_sizes.0"]),
+    # What other trainers call it.
+    (f"{TOY} learner.learning_rate=1", ["unknown key learner.learning_rate", "did you mean learner.lr?"]),
+    (f"{TOY} training.learning_rate=1", ["unknown key training.learning_rate", "did you mean learner.lr?"]),
+    (f"{TOY} batch_size=1", ["unknown key batch_size", "did you mean rollout.prompts_per_step?"]),
+    (f"{TOY} max_steps=1", ["unknown key max_steps", "did you mean num_steps?"]),
+    (f"{TOY} learner.total_steps=1", ["unknown key learner.total_steps", "did you mean num_steps?"]),
+    (f"{TOY} output=here", ["unknown key output", "did you mean output_dir?"]),
+    (f"{TOY} temperature=1", ["unknown key temperature", "did you mean eval.temperature?"]),
+    (f"{TOY} teacher.batch_size=1", ["unknown key teacher.batch_size"]),
     # Types and enums.
     (f"{TOY} learner.lr=abc", ["learner.lr=abc", "must be a number"]),
     (f"{TOY} learner.lr=null", ["learner.lr=null", "must be a number"]),
@@ -108,6 +119,25 @@ def test_a_mistake_is_one_line_that_names_it(effopd, line, words):
     assert outcome.stderr.count("\n") == 1, outcome.stderr
     assert not [word for word in words if word not in outcome.stderr], outcome.stderr
     assert outcome.configs == []
+
+
+@pytest.mark.parametrize(
+    "line", ["train experiment=toy_op", f"{TOY} rollout.engine=vlm", f"{TOY} accelerate=kl", "tran"]
+)
+def test_a_suggestion_stands_before_the_list_of_choices(effopd, line):
+    message = effopd(*shlex.split(line)).stderr
+    assert 0 < message.index("did you mean") < message.index("must be one of")
+
+
+def test_another_number_format_is_no_misspelling(effopd):
+    message = effopd("train", "experiment=toy_opd", "learner.dtype=float16").stderr
+    assert message == "effopd: learner.dtype=float16: must be one of float32, bfloat16\n"
+
+
+@pytest.mark.parametrize("key", SYNONYMS)
+def test_a_synonym_names_a_setting_and_is_none_itself(key):
+    assert SYNONYMS[key] in SETTINGS and key not in SETTINGS
+    assert unknown_key(key) == f"unknown key {key} (did you mean {SYNONYMS[key]}?)"
 
 
 def test_all_mistakes_are_reported_at_once(effopd):

@@ -289,7 +289,7 @@ def test_an_argument_wins_over_tiny():
     ("argument", "message"),
     [
         ("+scale=tiny", r"^\+scale=tiny: scale exists, so nothing can be added; write scale=tiny$"),
-        ("scale=tin", r"^scale=tin: must be one of full, tiny \(did you mean tiny\?\)$"),
+        ("scale=tin", r"^scale=tin \(did you mean tiny\?\): must be one of full, tiny$"),
     ],
 )
 def test_a_scale_that_cannot_be_is_refused_in_one_line(argument, message):

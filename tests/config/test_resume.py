@@ -113,6 +113,12 @@ def test_a_folder_without_a_config_is_no_run(effopd, tmp_path):
     assert "no config.yaml in this folder" in outcome.stderr
 
 
+def test_a_folder_that_is_missing_is_said_before_what_must_not_change(effopd, tmp_path):
+    outcome = effopd("train", "experiment=toy_opd", f"resume={tmp_path}/nothing")
+    assert (outcome.code, outcome.configs) == (2, [])
+    assert outcome.stderr.startswith(f"effopd: resume={tmp_path}/nothing: no such folder")
+
+
 def test_what_is_written_reads_back_equal(tmp_path):
     config = RunConfig()
     config.model.path = "toy:sums_base"

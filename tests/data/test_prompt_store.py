@@ -11,7 +11,7 @@ from effopd.config.schema import DataConfig
 from effopd.data.contamination import EvaluationIndex
 from effopd.data.prompt_store import ROWS_PER_BATCH, LazyPrompts
 from effopd.data.prompts import Decontamination, PromptRendering, ShuffledPrompts, hold_out, load_prompts
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 from effopd.types import Prompt
 
 NUM_ROWS = 2 * ROWS_PER_BATCH + 7

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from effopd.config.schema import DataConfig
 from effopd.data.prompts import PromptRendering, ShuffledPrompts, hold_out, load_prompts
 from effopd.errors import DataError
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 from effopd.types import Prompt
 
 

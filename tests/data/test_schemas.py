@@ -97,7 +97,12 @@ CHOICE = SourceConfig(schema=RowSchema.multiple_choice, choice_columns=["wrong"]
 
 BAD_ROWS = [
     (SourceConfig(), {"answer": "2"}, ["no field prompt", "the row has answer"]),
-    (SourceConfig(), {"prompt": "1+1?"}, ["no field answer"]),
+    (
+        SourceConfig(),
+        {"prompt": "1+1?"},
+        ["no field answer", "data.answer_column=null where no verifier needs answers"],
+    ),
+    (SourceConfig(verifier="a:b"), {"prompt": "1+1?"}, ["no field answer; the row has prompt; set data.answer_column"]),
     (SourceConfig(), {"prompt": None, "answer": "2"}, ["field prompt", "not NoneType"]),
     (SourceConfig(), {"prompt": [], "answer": "2"}, ["field prompt", "not an empty list"]),
     (SourceConfig(), {"prompt": ["1+1?"], "answer": "2"}, ["field prompt", "message 0 needs a role and a content"]),

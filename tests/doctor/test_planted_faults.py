@@ -19,7 +19,7 @@ from effopd.doctor.distillation import check_teacher_memory
 from effopd.doctor.examination import examine
 from effopd.doctor.finding import Finding, Status, guarded
 from effopd.errors import WeightSyncError
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 from effopd.rewards import sandbox
 
 GIB = 2**30

@@ -7,10 +7,10 @@ from transformers import AutoModelForCausalLM
 from effopd.config.schema import TeacherConfig
 from effopd.engines.hf_teacher import HFTeacher
 from effopd.errors import ConfigError
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.types import FinishReason, PolicyVersion, Rollout, TeacherPayload
 
-MODEL = str(resolve_model_path("toy:sums_teacher"))
+MODEL = str(resolve_model_path("teacher.path", "toy:sums_teacher"))
 
 
 def make_teacher(max_tokens_per_batch: int = 16384, logit_chunk_tokens: int = 512) -> HFTeacher:

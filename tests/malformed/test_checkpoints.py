@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from effopd import launch
 from effopd.checkpoints.learner_state import LearnerProgress, save_learner
-from effopd.checkpoints.reading import hash_file
+from effopd.checkpoints.manifest import hash_file
 from effopd.checkpoints.store import Checkpoint, CheckpointStore
 from effopd.config.jobs import training_jobs
 from effopd.config.register import open_configs, write_config
 from effopd.data.report import write_records
 from effopd.inputs import read_inputs
 from effopd.ledger import Ledger
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 from effopd.types import Fragment, RunState
 
 Edit = Callable[[Path], None]
@@ -264,7 +264,7 @@ RUNS: list[tuple[str, Edit, list[str]]] = [
     ("another critic", another_algorithm, ["critic_master.safetensors", "no such file", "algo.name"]),
     ("a critic too many", a_critic, ["critic_master.safetensors", "there is a critic", "algo.name"]),
     ("another model", another_model, ["step_000002/master.safetensors", "mlp.down_proj.weight", "[96, 256]", "[96, 8]"]),
-    ("finished", replace_text("num_steps: 9", "num_steps: 2"), ["finished at step 2", "give num_steps above it"]),
+    ("finished", replace_text("num_steps: 9", "num_steps: 2"), ["finished at step 2"]),
     ("cut config", lambda run: cut_within(run / "config.yaml", "runtime"), ["config.yaml"]),
     ("binary config", lambda run: garbage(run / "config.yaml"), ["config.yaml"]),
     ("no config", lambda run: (run / "config.yaml").unlink(), ["no config.yaml in this folder"]),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 
 Edit = Callable[[Path], None]
 

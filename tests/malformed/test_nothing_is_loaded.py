@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from effopd.models import TOY_MODELS
+from effopd.model_folders import TOY_MODELS
 
 CODE = """
 import sys
