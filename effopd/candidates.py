@@ -101,7 +101,7 @@ class Candidates:
                     for size, engine in zip(wave, engines, strict=False)
                 ]
                 rollouts = [
-                    self._sampled(future.result, engine, self._request(prompts, num_samples, seed_of[size]), size)
+                    self._sampled(future.result, engine, _request(prompts, sampling_of[size]), size)
                     for future, engine, size in zip(sampling, engines, wave, strict=False)
                 ]
             for size, own in zip(wave, rollouts, strict=True):
