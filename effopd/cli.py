@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError | DataError) else 1
     except Terminated as ended:
         _report(str(ended))
-        return 143
+        return 128 + ended.signal_number
     except KeyboardInterrupt:
         return 130
 
@@ -103,9 +103,13 @@ def _train(arguments: list[str]) -> int:
 
     def start(config: RunConfig) -> None:
         # Here, after every check, torch, Ray and vLLM load.
-        from effopd.launch import train  # noqa: PLC0415
+        from effopd.launch import run_folder, train  # noqa: PLC0415
 
+        folder = run_folder(config)
+        sys.stdout.write(f"run folder: {folder}\n")
+        sys.stdout.flush()
         train(config)
+        sys.stdout.write(f"the run is in {folder}; effopd export {folder} --output <folder> makes a model of it\n")
 
     return _run_app("train", "Train a student.", arguments, training_jobs, check, start)
 
@@ -389,6 +393,7 @@ def _export(arguments: list[str]) -> int:
     from effopd.export import export_run  # noqa: PLC0415
 
     export_run(options.run, options.output, options.checkpoint, options.dtype)
+    sys.stdout.write(f"the model is in {options.output}\n")
     return 0
 
 

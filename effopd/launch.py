@@ -68,7 +68,7 @@ def train(config: RunConfig) -> None:
             attempt, checkpoint, config, run_dir, store, lambda: stop_irreplaceable(config), termination
         )
     except Terminated as ended:
-        raise Terminated(f"{ended}; continue with effopd train resume={run_dir}") from None
+        raise Terminated(ended.signal_number, f"; continue with effopd train resume={run_dir}") from None
 
 
 def train_from(

@@ -54,8 +54,8 @@ def train_with_restarts(
             rolled_back_to, data_position = step, error.data_position
             logger.warning("%s\nthe run goes on from step %d with the prompts after those", error, step)
         except ActorLostError as error:
-            if termination.is_requested:  # whoever ends this process may have ended the others first
-                raise Terminated("ended by SIGTERM") from error
+            if termination.signal_number is not None:  # whoever ends this process may have ended the others first
+                raise Terminated(termination.signal_number) from error
             # A recording has no checkpoints to go on from.
             if num_restarts == config.cluster.max_restarts or config.debug.mode is DebugMode.rollout_only:
                 raise EffOPDError(

@@ -1,39 +1,56 @@
-"""SIGTERM as a request: what is finished is saved, and then the run ends.
+"""SIGTERM and Ctrl-C as a request: what is finished is saved, and then the run ends.
 
-Schedulers send it before they take a machine back, and kill after a grace period. While responses are sampled and scored,
-which is most of a step, the learner holds exactly what the last finished step left, so a run can save at once and needs not
-wait. Anywhere else the signal is remembered until the step's update, trigger, evaluation and records are done.
+Schedulers send SIGTERM before they take a machine back, and kill after a grace period. While responses are sampled and
+scored, which is most of a step, the learner holds exactly what the last finished step left, so a run can save at once and
+needs not wait. Anywhere else the signal is remembered until the step's update, trigger, evaluation and records are done;
+a second Ctrl-C does not wait.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+logger = logging.getLogger(__name__)
+
 
 class Terminated(KeyboardInterrupt):
     """The run was asked to end and did. No error, so nothing that mends or reports errors may catch it."""
 
+    def __init__(self, signal_number: int, remedy: str = "") -> None:
+        super().__init__(f"ended by {signal.Signals(signal_number).name}{remedy}")
+        self.signal_number = signal_number
+
 
 class Termination:
-    """Whether this process was asked to end. One run's, on the main thread."""
+    """Whether this process was asked to end, and by which signal. One run's, on the main thread."""
 
     def __init__(self) -> None:
-        self.is_requested = False
+        self.signal_number: int | None = None
         self._is_interruptible = False
+
+    @property
+    def is_requested(self) -> bool:
+        return self.signal_number is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM for a request, inside. Not so outside the main thread, which alone may handle signals."""
+        """Take SIGTERM and Ctrl-C for a request, inside. Not so outside the main thread, which alone may handle signals, and
+        no signal that this process was told to ignore."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.signal(signal.SIGTERM, self._receive)
+        numbers = [
+            number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN
+        ]
+        previous = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -44,14 +61,16 @@ class Termination:
                 raise KeyboardInterrupt
             yield
         except KeyboardInterrupt:
-            if not self.is_requested:
+            if self.signal_number is None:
                 raise
-            raise Terminated("ended by SIGTERM") from None
+            raise Terminated(self.signal_number) from None
         finally:
             self._is_interruptible = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.is_requested = True
-        if self._is_interruptible:
-            # Of this type, because it is the only one that Ray lets out of its waiting.
+        is_second = self.is_requested
+        self.signal_number = number
+        # Of this type, because it is the only one that Ray lets out of its waiting.
+        if self._is_interruptible or (is_second and number == signal.SIGINT):
             raise KeyboardInterrupt
+        logger.warning("the step is finished and saved first; Ctrl-C now would end the run without that")

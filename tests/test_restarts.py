@@ -1,5 +1,6 @@
 """When a run goes on from its last checkpoint by itself, and when it does not."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_other_errors_end_the_run_at_once(tmp_path: Path) -> None:
 
 def test_a_loss_after_sigterm_is_no_reason_to_begin_again(tmp_path: Path) -> None:
     termination = Termination()
-    termination.is_requested = True
+    termination.signal_number = signal.SIGTERM
     with pytest.raises(Terminated):
         Attempts(tmp_path, [(1, LOST)]).run(config(), termination)
 

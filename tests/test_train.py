@@ -120,11 +120,11 @@ def run(fake: FakeRun, max_kl_increase: float | None, start: RunState | None = N
 
 
 class TerminatedRun(FakeRun):
-    """Its process gets SIGTERM in the middle of a call, e.g. `generate`, after `step` finished steps."""
+    """Its process gets signals in the middle of a call, e.g. `generate`, after `step` finished steps."""
 
-    def __init__(self, call: str, step: int) -> None:
+    def __init__(self, call: str, step: int, *signals: signal.Signals) -> None:
         super().__init__([0.1] * 4, jumps=[])
-        self.call, self.step = call, step
+        self.call, self.step, self.signals = call, step, signals
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         self.events.append("sample")
@@ -140,34 +140,58 @@ class TerminatedRun(FakeRun):
 
     def end_if(self, call: str) -> None:
         if self.call == call and self.state.step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in self.signals:
+                os.kill(os.getpid(), number)
 
 
 def events_until_terminated(fake: FakeRun) -> list[str]:
     config, termination = RunConfig(num_steps=4), Termination()
     config.rollout.prompts_per_step, config.checkpoint.every = 1, 0
-    with termination.listening(), pytest.raises(Terminated):
+    handlers = [signal.getsignal(number) for number in ASKING]
+    with termination.listening(), pytest.raises(KeyboardInterrupt) as ended:
         train(config, roles_of(fake), fake, RunState(), AlgorithmNeeds(), termination)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [signal.getsignal(number) for number in ASKING] == handlers
+    assert isinstance(ended.value, Terminated) == (len(fake.signals) == 1)
     return fake.events
 
 
-def test_sigterm_while_sampling_saves_the_last_finished_step_at_once() -> None:
-    assert events_until_terminated(TerminatedRun("generate", step=1)) == [
+ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_signal_while_sampling_saves_the_last_finished_step_at_once(number: signal.Signals) -> None:
+    assert events_until_terminated(TerminatedRun("generate", 1, number)) == [
         "sample", "update", "publish 1.0",
         "sample", "save 1",
     ]  # fmt: skip
 
 
-def test_sigterm_in_an_update_lets_the_step_end_and_saves_it() -> None:
-    assert events_until_terminated(TerminatedRun("update", step=1)) == [
+@pytest.mark.parametrize("number", ASKING)
+def test_a_signal_in_an_update_lets_the_step_end_and_saves_it(number: signal.Signals) -> None:
+    assert events_until_terminated(TerminatedRun("update", 1, number)) == [
         "sample", "update", "publish 1.0",
         "sample", "update", "publish 2.0", "save 2",
     ]  # fmt: skip
 
 
-def test_sigterm_before_the_first_step_saves_nothing() -> None:
-    assert events_until_terminated(TerminatedRun("generate", step=0)) == ["sample"]
+def test_a_second_ctrl_c_ends_the_update_at_once_and_saves_nothing() -> None:
+    assert events_until_terminated(TerminatedRun("update", 1, signal.SIGINT, signal.SIGINT)) == [
+        "sample", "update", "publish 1.0",
+        "sample",
+    ]  # fmt: skip
+
+
+def test_a_signal_before_the_first_step_saves_nothing() -> None:
+    assert events_until_terminated(TerminatedRun("generate", 0, signal.SIGTERM)) == ["sample"]
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Termination().listening():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_a_spoiled_update_says_which_prompts_led_there() -> None:
