@@ -65,7 +65,7 @@ class ShardedModel:
                 loss, metrics = self._forward(take_rows(batch, plan[index], self._device), compute)
                 for name, value in metrics.items():
                     sums[name] += float(value)
-                if not math.isfinite(float(loss)):
+                if not math.isfinite(loss.item()):
                     # Its gradient may be finite all the same; whoever steps looks at the gradient alone.
                     loss = loss * math.nan
             else:
