@@ -96,7 +96,7 @@ def test_a_learning_rate_is_written_as_people_write_it():
         (("name:", "vanilla: plain\nname:"), [], "vanilla=plain: must be one of the methods vanilla, paper"),
         (("name:", "extra: [{seeds: [1]}]\nname:"), [], "sums vanilla lr=1e-4 seed=1: the study names this cell twice"),
         (("name:", "extra: [{methods: [papr]}]\nname:"), [], "extra: no method papr (did you mean paper?)"),
-        (("=paper]", "=papr]"), [], "task sums, method paper: accelerate=papr: must be one of"),
+        (("=paper]", "=papr]"), [], "task sums, method paper: accelerate=papr (did you mean paper?): must be one of"),
         (("=paper]", "=paper, learner.lr=1e-3]"), [], "methods.paper: learner.lr=1e-3: is decided by learning_rates"),
         (("=paper]", "=paper, accelerate.max_length_change=0.5]"), [], "has no effect with accelerate.gate=accuracy"),
         (("toy_opd", "toy_opd, eval=none"), [], "nothing is evaluated"),
