@@ -23,7 +23,7 @@ from effopd.errors import ConfigError
 from effopd.export import export_run
 from effopd.extrapolation.rank_one import predicted_update
 from effopd.extrapolation.selection import moved_parameters
-from effopd.models import resolve_model_path
+from effopd.model_folders import resolve_model_path
 from effopd.types import ShardKind
 
 _logger = logging.getLogger("alpha_opd")
@@ -48,7 +48,7 @@ def write_prediction(run: Path, checkpoints: list[Checkpoint], target: float, ou
     is_moved = moved_parameters(MovedParameters.matrices)
     export_run(run, output, checkpoint=str(checkpoints[-1].state.step), dtype="float32")
     before: dict[str, torch.Tensor] = {}
-    for file in resolve_model_path(read_config(run / "config.yaml").model.path).glob("*.safetensors"):
+    for file in resolve_model_path("model.path", read_config(run / "config.yaml").model.path).glob("*.safetensors"):
         before |= load_file(file)
     masters = [load_file(snapshot_path(checkpoint.directory, ShardKind.MASTER)) for checkpoint in checkpoints]
     scores = [checkpoint.score for checkpoint in checkpoints if checkpoint.score is not None]
