@@ -36,6 +36,7 @@ class StudyConfig:
     methods: dict[str, list[str]] = field(default_factory=dict)
     """Name to overrides. A further method is a further line here."""
     learning_rates: list[float] = field(default_factory=list)
+    """Of the grid; may be empty where `extra` names all cells."""
     seeds: list[int] = field(default_factory=list)
     extra: list[CellsConfig] = field(default_factory=list)
     """Run after the grid, in this order: a coarse grid first, then more where it matters."""
@@ -53,7 +54,8 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.compare_with:
             self.compare_with = [self.vanilla]
-        for key in ("tasks", "methods", "learning_rates", "seeds"):
+        needed = ("tasks", "methods", "seeds") if self.extra else ("tasks", "methods", "learning_rates", "seeds")
+        for key in needed:
             values = getattr(self, key)
             require(len(values) > 0, key, values or "[]", "must not be empty", f"name at least one of the {key}")
         for key in ("learning_rates", "seeds"):

@@ -64,6 +64,12 @@ def test_extra_cells_come_after_the_grid(read):
     ]
 
 
+def test_extra_cells_may_be_all_there_are(read):
+    text = SMALL.replace("learning_rates: [1e-4, 1e-3]", "extra: [{tasks: [sums], learning_rates: [3e-5]}]")
+    labels = [cell.label for cell, _ in read(text, "seeds=[4]").runs]
+    assert labels == ["sums vanilla lr=3e-5 seed=4", "sums paper lr=3e-5 seed=4"]
+
+
 def test_an_argument_changes_the_study_or_all_of_its_runs(read):
     study = read(SMALL, "seeds=[5]", "num_steps=3", "rollout.prompts_per_step=8")
     assert {cell.seed for cell, _ in study.runs} == {5}
@@ -91,6 +97,7 @@ def test_a_learning_rate_is_written_as_people_write_it():
         (("seeds:", "seedz:"), [], "unknown key seedz (did you mean seeds?)"),
         (("seeds: [0, 1]", "seeds: [0, 0]"), [], "seeds=[0, 0]: names a cell twice"),
         (("seeds: [0, 1]", "seeds: []"), [], "seeds=[]: must not be empty"),
+        (("learning_rates: [1e-4, 1e-3]", "extra: []"), [], "learning_rates=[]: must not be empty"),
         (("seeds: [0, 1]", "seeds: [a]"), [], "seeds"),
         (("paper: [", "a/b: ["), [], "methods=a/b: names a folder"),
         (("name:", "vanilla: plain\nname:"), [], "vanilla=plain: must be one of the methods vanilla, paper"),
