@@ -23,12 +23,14 @@ def add_up(rank: int, place: str, answer: Connection) -> None:
 
 
 def test_two_ranks_meet_at_a_port_and_add_up():
-    context = multiprocessing.get_context("fork")  # torch is imported already, and has done nothing
+    context = multiprocessing.get_context("spawn")  # a fork would have half of the threads that this process has by now
     (receive_0, send_0), (receive_1, send_1) = context.Pipe(False), context.Pipe(False)
     first = context.Process(target=add_up, args=(0, "", send_0))
     first.start()
+    send_0.close()  # so that a rank that dies is the end of its pipe
     second = context.Process(target=add_up, args=(1, receive_0.recv(), send_1))
     second.start()
+    send_1.close()
     assert (receive_0.recv(), receive_1.recv()) == (3.0, 3.0)  # 1 of rank 0 + 2 of rank 1
     first.join()
     second.join()
