@@ -158,7 +158,11 @@ def test_algorithm_presets_have_the_published_values():
 
 @pytest.mark.parametrize(
     ("plain_name", "others"),
-    [("toy_opd", ("toy_effopd", "toy_effopd_paper")), ("demo_opd", ("demo_effopd", "demo_paper"))],
+    [
+        ("toy_opd", ("toy_effopd", "toy_effopd_paper")),
+        ("demo_opd", ("demo_effopd", "demo_paper")),
+        ("demo_opd", ("demo_effopd", "demo_kl_gated")),
+    ],
 )
 def test_runs_to_be_compared_differ_only_in_name_and_acceleration_and_ours_in_the_exactness_of_the_loss(
     plain_name, others
