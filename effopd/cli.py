@@ -22,7 +22,7 @@ from effopd.config.help import explained, overview
 from effopd.config.jobs import Job, checked_overrides, evaluation_jobs, training_jobs
 from effopd.config.keys import MISSING, nearest
 from effopd.config.register import Configs, open_configs, to_yaml
-from effopd.config.schema import RunConfig
+from effopd.config.schema import DebugMode, RunConfig
 from effopd.config.study import STUDY_KEYS, read_study, study_names
 from effopd.errors import ConfigError, DataError, EffOPDError
 from effopd.plan.command import print_plan
@@ -109,7 +109,8 @@ def _train(arguments: list[str]) -> int:
         sys.stdout.write(f"run folder: {folder}\n")
         sys.stdout.flush()
         train(config)
-        sys.stdout.write(f"the run is in {folder}; effopd export {folder} --output <folder> makes a model of it\n")
+        if config.debug.mode is DebugMode.none:
+            sys.stdout.write(f"the run is in {folder}; effopd export {folder} --output <folder> makes a model of it\n")
 
     return _run_app("train", "Train a student.", arguments, training_jobs, check, start)
 

@@ -22,7 +22,7 @@ from effopd.data.prompts import ShuffledPrompts
 from effopd.data.recorded import save_recorded
 from effopd.data.report import check_unchanged, write_records
 from effopd.doctor.examination import require_sound_machine
-from effopd.errors import CheckpointError, ConfigError
+from effopd.errors import CheckpointError, ConfigError, EffOPDError
 from effopd.gathering import gather
 from effopd.inputs import EvalSetPrompts, RunInputs, read_eval_sets, read_eval_teacher, read_inputs, read_student
 from effopd.ledger import Ledger
@@ -67,6 +67,9 @@ def train(config: RunConfig) -> None:
         train_with_restarts(
             attempt, checkpoint, config, run_dir, store, lambda: stop_irreplaceable(config), termination
         )
+    except EffOPDError:
+        stop_actors(config)
+        raise
     except Terminated as ended:
         raise Terminated(ended.signal_number, f"; continue with effopd train resume={run_dir}") from None
 
@@ -225,7 +228,7 @@ def play(
         tracker=tracker,
     )
     if config.debug.mode == DebugMode.rollout_only:
-        record_rollouts(config, roles, production, run_folder(config) / RECORDED_NAME)
+        record_rollouts(config, roles, production, run_folder(config) / RECORDED_NAME, termination)
         return
     saver = CheckpointSaver(store, production, tracker)
     run_training(config, roles, saver, state, algorithm_needs(config), termination)
@@ -294,6 +297,14 @@ def start(config: RunConfig, inputs: RunInputs, phase: Phase) -> Production:
             return build_ray(config, inputs, run_folder(config), session_for(config.cluster), phase)
 
 
+def stop_actors(config: RunConfig) -> None:
+    """Stop all actors of a run that has failed, if it has some."""
+    if config.cluster.runtime is Runtime.ray:
+        from effopd.actors.session import stop_actors_of_session  # noqa: PLC0415
+
+        stop_actors_of_session()
+
+
 def stop_irreplaceable(config: RunConfig) -> None:
     """Stop what is left of the learner and the controller, so that they begin anew."""
     if config.cluster.runtime is Runtime.ray:
@@ -330,15 +341,21 @@ def start_teacher(config: RunConfig, teacher: ModelFiles) -> Teacher:
             return build_ray_teacher(config, teacher, session_for(config.cluster))
 
 
-def record_rollouts(config: RunConfig, roles: Roles, production: Production, folder: Path) -> None:
-    """Sample and score `num_steps` batches with the weights as they are, and write them down."""
+def record_rollouts(
+    config: RunConfig, roles: Roles, production: Production, folder: Path, termination: Termination
+) -> None:
+    """Sample and score `num_steps` batches with the weights as they are, and write them down.
+
+    Raises Terminated when the process was asked to end; the batches before are on the disk.
+    """
     if folder.exists():
         raise ConfigError(
             f"output_dir={folder.parent}: holds a recording already; give another folder, or remove {folder.name}/"
         )
     needs, state = algorithm_needs(config), RunState()
     for step in range(config.num_steps):
-        gathered = gather(config, roles, needs, state, PolicyVersion(step=0))
+        with termination.interruptible():
+            gathered = gather(config, roles, needs, state, PolicyVersion(step=0))
         save_recorded(folder, step, [item for batch in gathered.batches for item in production.fetch(batch)])
         state = after_update(state, gathered)
     logger.warning("recorded %d steps of scored rollouts in %s", config.num_steps, folder)

@@ -1,6 +1,7 @@
 """Where a model's files are. Loads no torch, so that a name which is wrong is said within seconds."""
 
 from collections.abc import Sequence
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def resolve_model_path(key: str, path: str) -> Path:
         ) from error
 
 
+@cache
 def _hub_failure(name: str) -> Exception | None:
     """Return why the hub has no answer about a model, None if it has one."""
     try:

@@ -55,8 +55,8 @@ class Termination:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Raise Terminated as soon as there is a request, or was one before: for work that may be thrown away."""
-        self._is_interruptible = True
         try:
+            self._is_interruptible = True
             if self.is_requested:
                 raise KeyboardInterrupt
             yield

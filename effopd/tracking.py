@@ -87,6 +87,7 @@ class RunTracker:
         self._metrics = JsonLines(run_dir / METRICS_NAME)
         self._evals = JsonLines(run_dir / EVAL_NAME)
         self._triggers = JsonLines(run_dir / EXTRAPOLATION_NAME)
+        self._trigger_rows = read_rows(run_dir / EXTRAPOLATION_NAME)
         past_evals = read_rows(run_dir / EVAL_NAME)
         self._ema_score: float | None = past_evals[-1]["ema_score"] if past_evals else None
         past_rows = [*past_evals[-1:], *read_rows(run_dir / METRICS_NAME)[-1:]]
@@ -166,6 +167,9 @@ class RunTracker:
         if record.audit is not None:
             self.ledger.transfer("gate", "audit", record.audit.seconds)
         self._triggers.append(record)
+        row = to_plain(record)
+        assert isinstance(row, dict)
+        self._trigger_rows.append(row)
         scalars = {
             "accepted_step_size": record.accepted_step_size,
             "num_candidates": len(record.candidates),
@@ -233,10 +237,9 @@ class RunTracker:
 
     def close(self) -> None:
         """Show the time table and close every file and sink. Call it also when the run fails."""
-        triggers = trigger_totals(read_rows(self._run_dir / EXTRAPOLATION_NAME))
-        self._console.finish(self.ledger.totals(), triggers, self.training_seconds())
         for records in (self._metrics, self._evals, self._triggers, *self._sinks):
             records.close()
+        self._console.finish(self.ledger.totals(), trigger_totals(self._trigger_rows), self.training_seconds())
 
     def _eta_seconds(self, step: int) -> float:
         """Return the seconds left, from the mean over the steps of this process."""

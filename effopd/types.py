@@ -373,7 +373,7 @@ class Displacement:
     direction_norm: float
     """Frobenius norm of the direction."""
     num_updates: int
-    """Optimizer steps from the anchor to the current weights: a step size of 1 leads as far as they did."""
+    """Steps of training from the anchor to the current weights: a step size of 1 leads as far as they did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

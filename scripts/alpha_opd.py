@@ -46,20 +46,21 @@ def scored_checkpoints(run: Path, until: int | None) -> list[Checkpoint]:
 def write_prediction(run: Path, checkpoints: list[Checkpoint], target: float, output: Path) -> None:
     """Write the predicted weights as a Hugging Face folder, float32."""
     is_moved = moved_parameters(MovedParameters.matrices)
-    export_run(run, output, checkpoint=str(checkpoints[-1].state.step), dtype="float32")
     before: dict[str, torch.Tensor] = {}
     for file in resolve_model_path("model.path", read_config(run / "config.yaml").model.path).glob("*.safetensors"):
         before |= load_file(file)
     masters = [load_file(snapshot_path(checkpoint.directory, ShardKind.MASTER)) for checkpoint in checkpoints]
     scores = [checkpoint.score for checkpoint in checkpoints if checkpoint.score is not None]
+    predicted: dict[str, torch.Tensor] = {}
+    for name, start in before.items():
+        if is_moved(name, tuple(start.shape)):
+            updates = [master[name].float() - start.float() for master in masters]
+            predicted[name] = start.float() + predicted_update(updates, scores, target)
+    # Nothing is written before all of it is known.
+    export_run(run, output, checkpoint=str(checkpoints[-1].state.step), dtype="float32")
     for file in output.glob("*.safetensors"):
         weights = load_file(file)
-        for name, weight in weights.items():
-            if is_moved(name, tuple(weight.shape)):
-                start = before[name].float()
-                updates = [master[name].float() - start for master in masters]
-                weights[name] = start + predicted_update(updates, scores, target)
-        save_file(weights, file, metadata={"format": "pt"})
+        save_file({name: predicted.get(name, weight) for name, weight in weights.items()}, file, {"format": "pt"})
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
         require_authentication(machines.values())
         require_folders([(machines[_node_of(spec)], folder) for spec, folder in _folders(specs, inputs.student.folder)])
         require_shared_folder(run_dir, [machines[node_id] for node_id in learner_nodes])
-    members = {spec.name: Member(spec.name, actors[spec.name]) for spec in specs}
+    members = {spec.name: Member(spec.name, actors[spec.name], spec.node_id) for spec in specs}
     verifiers = {name: members[verifier_actor_name(name)] for name in verifier_names(config) if not is_replay}
     cast = ActorCast(
         samplers=tuple(members[spec.name] for spec in samplers),
@@ -142,7 +142,7 @@ def build_ray_sampler(
     if machines:
         require_authentication(machines.values())
         require_folders([(machines[_node_of(spec)], student.folder) for spec in samplers])
-    members = {spec.name: Member(spec.name, actors[spec.name]) for spec in (*samplers, *verifiers)}
+    members = {spec.name: Member(spec.name, actors[spec.name], spec.node_id) for spec in (*samplers, *verifiers)}
     wait_until_ready(members.values())
 
     def staged() -> AbstractContextManager[Publication]:

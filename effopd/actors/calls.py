@@ -4,6 +4,8 @@ import time
 
 import ray
 from ray.exceptions import (
+    ActorPlacementGroupRemoved,
+    ActorUnschedulableError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -16,7 +18,15 @@ from ray.exceptions import (
 from effopd.actors.diagnosis import account_of_death
 from effopd.errors import ActorLostError, EffOPDError
 
-LOSSES = (RayActorError, ObjectLostError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
+LOSSES = (
+    RayActorError,
+    ActorUnschedulableError,
+    ActorPlacementGroupRemoved,
+    ObjectLostError,
+    NodeDiedError,
+    OutOfMemoryError,
+    WorkerCrashedError,
+)
 """What Ray raises when a process is gone, or what it had made is."""
 
 SECONDS_TO_TELL = 10.0

@@ -20,9 +20,6 @@ class NodeActor:
         self._reader: tuple[str, SegmentReader] | None = None
         self._copy: SegmentCopy | None = None
 
-    def ready(self) -> None:
-        """Return once the process stands."""
-
     # Weights
 
     def read(self, publication: Publication, index: int) -> NDArray[np.uint8]:

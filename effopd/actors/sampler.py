@@ -11,7 +11,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from effopd.actors.supervision import Member, Request, answers_to, make_ready
+from effopd.actors.supervision import Member, Request, answers_to, get_from, make_ready
 from effopd.actors.weight_routes import WeightRoutes, copies_of
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.build import SamplerEngine, build_sampler
@@ -150,7 +150,7 @@ class RaySampler:
                 if publication is None or publication.version != version:
                     raise WeightsLostError(f"{member.name} was replaced, and weights {version} are not staged any more")
                 near = publication if receiver is None else copies_of(publication, route)[receiver]
-                ray.get(member.actor.load.remote(near))
+                get_from(member, member.actor.load.remote(near), "loading weights")
 
         return restore
 

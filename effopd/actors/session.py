@@ -149,6 +149,11 @@ class RaySession:
         self.reserved.clear()  # Ray gives back what a driver has reserved when it leaves
         ray.shutdown()
 
+    def stop_actors(self) -> None:
+        """Stop all actors, so that none that is dead or half-way through something is kept for the next run."""
+        for name in list(self.actors):
+            self._stop(name)
+
     def stop_irreplaceable(self) -> None:
         """Stop the actors that can only begin anew all together, whatever they are at. Engines that sample and score stay:
         they take long to start, and the next `have` finds them."""
@@ -196,6 +201,12 @@ def session_for(cluster: ClusterConfig) -> RaySession:
         session.start()
         _session = session
     return _session
+
+
+def stop_actors_of_session() -> None:
+    """Stop all actors of this process's session, if it has one."""
+    if _session is not None:
+        _session.stop_actors()
 
 
 def wait_until_ready(members: Iterable[Member]) -> None:

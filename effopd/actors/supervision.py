@@ -4,12 +4,13 @@ Ray starts a dead one again with the same constructor, in the same place if that
 `cluster.max_restarts` says, behind the same handle. So nobody has to be told of a replacement, neither the driver nor the
 controller. What Ray cannot do happens here: the new process is made ready, brought to the weights in force, and asked again
 what the old one left unanswered. Requests carry their seeds, so the answers are those that the old one would have given.
+Ray may hand a call to the new process by itself; one that is not ready for it raises NotReadyError, which is answered here
+like the death that it comes from.
 
 An exception that a request raises in a living actor is no death: asked again it would be raised again.
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,10 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from effopd.actors.calls import told
 from effopd.actors.diagnosis import account_of_death
-from effopd.errors import EffOPDError, NotReadyError
+from effopd.errors import ActorLostError, EffOPDError, NotReadyError
 
-PATIENCE_SECONDS = 600.0
-"""How long a dead actor may be without a process, e.g. because the cluster has no place for it at the moment."""
-_POLL_SECONDS = 0.5
+LOOK_SECONDS = 20.0
+"""How long an answer is waited for before one looks whether the member's machine is still there."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ class Member:
 
     name: str
     actor: ActorHandle
+    node_id: str | None = None
+    """Its machine, by Ray's name for it, where it is started again; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def answers_to(
     A member that dies is replaced, restored by `restore` and asked again, while the others go on.
 
     Raises:
+        ActorLostError: when a member's machine is gone, so that it cannot be started again there.
         EffOPDError: when a member has died more often than `cluster.max_restarts` allows, or a request cannot be met.
 
     """
@@ -62,7 +65,7 @@ def answers_to(
     num_asked = [1] * len(requests)
     pending = {answer[0]: index for index, answer in enumerate(answers)}
     while pending:
-        (done, *_), _ = ray.wait(list(pending))
+        done = _next_answer(list(pending), [requests[index].member for index in pending.values()], doing)
         index = pending.pop(done)
         request = requests[index]
         try:
@@ -79,12 +82,31 @@ def answers_to(
 
 def make_ready(member: Member) -> None:
     """Return when a member's engine stands. Enough for one that holds nothing else."""
-    ray.get(member.actor.ready.remote())
+    get_from(member, member.actor.ready.remote(), "starting")
+
+
+def get_from(member: Member, reference: ObjectRef, doing: str) -> object:
+    """Return a member's answer. Raises ActorLostError when its machine is gone, and otherwise what `ray.get` raises."""
+    return ray.get(_next_answer([reference], [member], doing))
+
+
+def _next_answer(pending: list[ObjectRef], members: list[Member], doing: str) -> ObjectRef:
+    """Return the first reference that is there. Ray waits without end for an actor that it has no place for."""
+    while True:
+        done, _ = ray.wait(pending, timeout=LOOK_SECONDS)
+        if done:
+            return done[0]
+        for member in members:
+            _require_machine(member, doing)
+
+
+def _require_machine(member: Member, doing: str) -> None:
+    if member.node_id is not None and member.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
 
 
 def _bring_back(member: Member, doing: str, restore: Callable[[Member], None]) -> None:
     logger.warning("%s died while %s; another process takes its place", member.name, doing)
-    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             restore(member)
@@ -92,12 +114,6 @@ def _bring_back(member: Member, doing: str, restore: Callable[[Member], None]) -
         except RayError as error:
             if not _is_replaceable(error):
                 raise _final(error, member, f"being replaced, after it died while {doing}", 1) from error
-            if time.monotonic() > deadline:
-                raise EffOPDError(
-                    f"{member.name} died while {doing}, and for {PATIENCE_SECONDS:.0f} s the cluster had no place to start "
-                    "it again; bring the lost machine back, and continue with resume"
-                ) from error
-        time.sleep(_POLL_SECONDS)
 
 
 def _is_replaceable(error: RayError) -> bool:
@@ -110,6 +126,7 @@ def _is_replaceable(error: RayError) -> bool:
 def _final(error: RayError, member: Member, doing: str, num_asked: int) -> EffOPDError:
     if not isinstance(error, ActorDiedError):
         return told(error, member.name, doing)
+    _require_machine(member, doing)
     again = (
         f", and so did the {num_asked - 1} before it that were asked the same: what they were asked may be what kills them"
         if num_asked > 1

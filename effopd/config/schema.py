@@ -369,7 +369,7 @@ class AccelerateConfig(SearchConfig):
     samples_per_prompt: int = 1
     max_response_len: int | None = None
     """Cap on the responses to gate prompts, in tokens: a trigger waits for its longest one. What a cap cuts off counts as
-    wrong to an accuracy gate. Null: `rollout.max_response_len`."""
+    wrong to an accuracy gate and hides from a KL gate that responses grow. Null: `rollout.max_response_len`."""
     max_length_change: float = 0.2
     """KL gates: refuse a candidate whose mean response length differs from the baseline's by more than this fraction."""
     exp_avg_scale: float = 1.0

@@ -112,7 +112,7 @@ def hold_out(
     if num_prompts >= len(prompts):
         raise DataError(
             f"{asked_by}: holding out {num_prompts} prompts would leave none of the {len(prompts)} training prompts; "
-            "give more data or hold out fewer"
+            "give more data, hold out fewer, or train without extrapolation: accelerate=none"
         )
     ranks = (
         (derive_seed(seed, "gate prompts", prompt.prompt_id), prompt.prompt_id, i) for i, prompt in enumerate(prompts)
@@ -132,7 +132,8 @@ def require_a_batch(prompts: Sequence[Prompt], prompts_per_step: int) -> None:
     """Raise DataError when there are fewer prompts than one batch takes."""
     if len(prompts) < prompts_per_step:
         raise DataError(
-            f"rollout.prompts_per_step={prompts_per_step} exceeds the {len(prompts)} training prompts; lower it"
+            f"rollout.prompts_per_step={prompts_per_step} exceeds the {len(prompts)} training prompts (without those that a gate "
+            "holds out); lower it"
         )
 
 

@@ -60,6 +60,7 @@ _OF_CRITIC = dict(zip(CRITIC_KINDS, OPTIMIZER_KINDS, strict=True))
 """What the critic's files hold, as kinds of its own shards."""
 
 _SKIPPED = "skipped_steps"
+_POLICY_NORM, _CRITIC_NORM = "grad_norm", "critic_grad_norm"
 
 _PADDING_ID = 0  # any id will do: padding is to the right, where causal attention never looks
 
@@ -103,7 +104,7 @@ class DeepSpeedLearner:
 
         """
         self._config = config
-        self._nonfinite = NonfiniteSteps(config.on_nonfinite)
+        self._nonfinite = {name: NonfiniteSteps(config.on_nonfinite) for name in (_POLICY_NORM, _CRITIC_NORM)}
         self._algorithm = algorithm
         self._algo = algo
         self._num_steps = num_steps
@@ -197,7 +198,9 @@ class DeepSpeedLearner:
             sum(scored.rollout.response_len for scored in rollouts), device=self._device
         )
         return UpdateReport(
-            num_response_tokens=int(num_response_tokens), metrics=metrics, skipped=self._nonfinite.take_skipped()
+            num_response_tokens=int(num_response_tokens),
+            metrics=metrics,
+            skipped=tuple(line for steps in self._nonfinite.values() for line in steps.take_skipped()),
         )
 
     def _prepared(self, rollouts: Sequence[ScoredRollout]) -> TrainBatch | None:
@@ -261,7 +264,7 @@ class DeepSpeedLearner:
         scheduled_lr = lr_at(self._config, self._shards.optimizer_step // updates_per_step, self._num_steps)
         lr = scheduled_lr * self._trigger.lr_scale
         sums = self._policy.accumulate(batch, plan, policy_loss)
-        norms = self._step(self._policy, "grad_norm", lr, batch, rollouts, plan, lambda *row: policy_loss(*row)[0])
+        norms = self._step(self._policy, _POLICY_NORM, lr, batch, rollouts, plan, lambda *row: policy_loss(*row)[0])
         if _SKIPPED in norms:
             return norms
         norms["lr"] = lr
@@ -269,7 +272,7 @@ class DeepSpeedLearner:
             sums |= self._critic.accumulate(batch, plan, value_loss)
             critic_lr = scheduled_lr / self._config.lr * self._algo.critic_lr
             norms |= self._step(
-                self._critic, "critic_grad_norm", critic_lr, batch, rollouts, plan, lambda *row: value_loss(*row)[0]
+                self._critic, _CRITIC_NORM, critic_lr, batch, rollouts, plan, lambda *row: value_loss(*row)[0]
             )
         return {
             **sum_named_over_ranks(sums),
@@ -301,9 +304,9 @@ class DeepSpeedLearner:
             ]
             (num_responses,) = sum_over_ranks(len(rollouts), device=self._device)
             said = culprits(names_of_all_ranks(own), int(num_responses))
-            self._nonfinite.met(GradientError(f"{error}; {said}"))
+            self._nonfinite[name].met(GradientError(f"{error}; {said}"))
             return {_SKIPPED: 1.0}
-        self._nonfinite.taken()
+        self._nonfinite[name].taken()
         return {name: norm}
 
     # Measuring

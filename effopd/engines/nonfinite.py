@@ -15,7 +15,7 @@ _MAX_NAMED = 8
 
 
 class NonfiniteSteps:
-    """Counts the steps that are skipped, for one run in one process."""
+    """Counts the steps of one model that are skipped, for one run in one process."""
 
     def __init__(self, rule: NonfiniteRule) -> None:
         self._rule = rule

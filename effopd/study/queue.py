@@ -70,7 +70,9 @@ def run_orders(
                     on_outcome(outcome)
     finally:
         for worker in workers:
-            _stop(worker)
+            _end(worker)
+        for worker in workers:
+            worker.process.join()
 
 
 def _start_worker(target: Callable[[Connection], None], num_workers: int) -> _Worker:
@@ -117,8 +119,7 @@ def _bury(worker: _Worker, queue: _Queue) -> Outcome | None:
     return Outcome(number=order.number, error=f"its worker died {deaths} times, the last time with {end}", seconds=0.0)
 
 
-def _stop(worker: _Worker) -> None:
+def _end(worker: _Worker) -> None:
     worker.pipe.close()  # one that waits for an order ends by itself
     if worker.order is not None:
         worker.process.terminate()
-    worker.process.join()

@@ -23,6 +23,7 @@ from effopd.errors import EffOPDError
 from effopd.launch import train
 from effopd.study.folders import ERROR_NAME, LOG_NAME, Finish, Progress, clear, is_trained, look_at, mark_finished
 from effopd.study.orders import Order, Outcome
+from effopd.termination import Terminated
 
 
 def work(orders: Connection) -> None:
@@ -34,7 +35,10 @@ def work(orders: Connection) -> None:
             order = orders.recv()
         except EOFError:
             return
-        orders.send(carry_out(order))
+        try:
+            orders.send(carry_out(order))
+        except Terminated:  # the driver ends the study; what is finished of the run is saved
+            return
 
 
 def carry_out(order: Order) -> Outcome:
