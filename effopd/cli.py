@@ -28,7 +28,7 @@ from effopd.errors import ConfigError, DataError, EffOPDError
 from effopd.plan.command import print_plan
 from effopd.plan.hardware import GPUS, Cluster
 from effopd.run_folders import find_runs
-from effopd.start_checks import require_folder, require_start
+from effopd.start_checks import require_folder, require_start, run_folder
 from effopd.termination import Terminated
 
 USAGE = """usage: effopd <command> [arguments]
@@ -103,7 +103,7 @@ def _train(arguments: list[str]) -> int:
 
     def start(config: RunConfig) -> None:
         # Here, after every check, torch, Ray and vLLM load.
-        from effopd.launch import run_folder, train  # noqa: PLC0415
+        from effopd.launch import train  # noqa: PLC0415
 
         folder = run_folder(config)
         sys.stdout.write(f"run folder: {folder}\n")

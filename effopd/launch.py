@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -34,7 +33,7 @@ from effopd.restarts import train_with_restarts
 from effopd.result_files import RESPONSES_NAME, RESULT_NAME, results_table, write_results
 from effopd.results import evaluate_sets
 from effopd.roles import Roles, Sampler, Teacher, Verifier
-from effopd.start_checks import finished_problem
+from effopd.start_checks import finished_problem, run_folder
 from effopd.termination import Terminated, Termination
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update
@@ -246,15 +245,6 @@ class CheckpointSaver:
         with self._tracker.phase("save"):
             extra = {"ledger": self._tracker.ledger.state()}
             self._store.save(state, self._production.save_learner, extra, score)
-
-
-def run_folder(config: RunConfig) -> Path:
-    """Return the folder of the run, deciding it once: `resume`, `output_dir`, or `runs/<name>/<time>`."""
-    if config.output_dir is None:
-        config.output_dir = config.resume or str(
-            Path("runs", config.name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
-        )
-    return Path(config.output_dir).expanduser().resolve()  # actors may have another working folder
 
 
 def resume_point(config: RunConfig, store: CheckpointStore) -> Checkpoint | None:

@@ -1,6 +1,7 @@
 """Whether a run may start in its folder, asked before torch, Ray and vLLM load. Standard library only."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 from effopd.checkpoints.manifest import last_intact_step, list_checkpoints
@@ -31,6 +32,15 @@ RUN_NAMES = frozenset(
 
 _LOG_SUFFIXES = (".log", ".out")
 """Of files in which a shell or a scheduler collects what a run prints; they may be there before the run is."""
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Return the folder of the run, deciding it once: `resume`, `output_dir`, or `runs/<name>/<time>`."""
+    if config.output_dir is None:
+        config.output_dir = config.resume or str(
+            Path("runs", config.name, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+        )
+    return Path(config.output_dir).expanduser().resolve()  # actors may have another working folder
 
 
 def require_start(config: RunConfig) -> None:
