@@ -105,10 +105,8 @@ def _train(arguments: list[str]) -> int:
         # Here, after every check, torch, Ray and vLLM load.
         from effopd.launch import train  # noqa: PLC0415
 
-        folder = run_folder(config)
-        sys.stdout.write(f"run folder: {folder}\n")
-        sys.stdout.flush()
         train(config)
+        folder = run_folder(config)
         if config.debug.mode is DebugMode.none:
             sys.stdout.write(f"the run is in {folder}; effopd export {folder} --output <folder> makes a model of it\n")
 

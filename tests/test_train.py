@@ -147,6 +147,8 @@ class TerminatedRun(FakeRun):
 def events_until_terminated(fake: FakeRun) -> list[str]:
     config, termination = RunConfig(num_steps=4), Termination()
     config.rollout.prompts_per_step, config.checkpoint.every = 1, 0
+    # A test run in the background may have been told to ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = [signal.getsignal(number) for number in ASKING]
     with termination.listening(), pytest.raises(KeyboardInterrupt) as ended:
         train(config, roles_of(fake), fake, RunState(), AlgorithmNeeds(), termination)

@@ -18,7 +18,7 @@ def test_train_starts_one_run_with_the_given_settings(effopd):
     (config,) = outcome.configs
     assert (outcome.code, outcome.stderr) == (0, "")
     assert (config.name, config.learner.lr, config.accelerate.step_sizes) == ("toy_effopd", 3e-4, [1.0, 2.0])
-    assert config.output_dir is None
+    assert config.output_dir.startswith("runs/toy_effopd/")
 
 
 def test_options_may_stand_anywhere(effopd):

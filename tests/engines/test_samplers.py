@@ -129,10 +129,14 @@ VLLM_BFLOAT16 = (VLLMSampler, True, Dtype.bfloat16)
 
 @pytest.fixture(scope="module")
 def learner_group():
-    """A process group such as a learner of this process makes: samplers must neither need it nor harm it."""
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    """A process group such as a learner of this process makes: samplers must neither need it nor harm it. One that a learner
+    of an earlier test has left will do."""
+    is_own = not torch.distributed.is_initialized()
+    if is_own:
+        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
     yield
-    torch.distributed.destroy_process_group()
+    if is_own:
+        torch.distributed.destroy_process_group()
 
 
 # One fixture for all engines, so that pytest closes one before it opens the next.
