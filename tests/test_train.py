@@ -144,7 +144,7 @@ class TerminatedRun(FakeRun):
                 os.kill(os.getpid(), number)
 
 
-def events_until_terminated(fake: FakeRun) -> list[str]:
+def events_until_terminated(fake: TerminatedRun) -> list[str]:
     config, termination = RunConfig(num_steps=4), Termination()
     config.rollout.prompts_per_step, config.checkpoint.every = 1, 0
     # A test run in the background may have been told to ignore Ctrl-C.
