@@ -95,14 +95,15 @@ class Candidates:
         self._published = None
         for first in range(0, len(sizes), len(engines)):
             wave = sizes[first : first + len(engines)]
+            requests = [_request(prompts, sampling_of[size]) for size in wave]
             with ThreadPoolExecutor(len(wave)) as pool:
                 sampling = [
-                    pool.submit(engine.generate, _request(prompts, sampling_of[size]), self._load(size, engine))
-                    for size, engine in zip(wave, engines, strict=False)
+                    pool.submit(engine.generate, request, self._load(size, engine))
+                    for size, request, engine in zip(wave, requests, engines, strict=False)
                 ]
                 rollouts = [
-                    self._sampled(future.result, engine, _request(prompts, sampling_of[size]), size)
-                    for future, engine, size in zip(sampling, engines, wave, strict=False)
+                    self._sampled(future.result, engine, request, size)
+                    for future, engine, request, size in zip(sampling, engines, requests, wave, strict=False)
                 ]
             for size, own in zip(wave, rollouts, strict=True):
                 self.hold(size)

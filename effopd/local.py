@@ -6,13 +6,12 @@ There is one sampler, one learner rank and one part to every handle, and a part 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol, cast
 
 from effopd.accelerate import EffOPD
 from effopd.candidates import TriggerRoles
 from effopd.checkpoints.learner_state import save_learner
-from effopd.checkpoints.streaming import FileRecord
+from effopd.checkpoints.manifest import FileRecord
 from effopd.config.check import needs_teacher_head
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, RunConfig
@@ -21,6 +20,7 @@ from effopd.engines.build import SamplerEngine, build_learner, build_sampler
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
+from effopd.engines.rendezvous import ALONE
 from effopd.handles import rewards_of, summarise, to_train_on, with_sampled_reverse_kl
 from effopd.inputs import RunInputs
 from effopd.preflight import ModelFiles, max_model_len
@@ -169,9 +169,7 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     if inputs.teacher is not None and (not is_replay or needs_teacher_head(config)):
         teacher_engine = _frozen(config, inputs.teacher)
     teacher_head = teacher_engine.head() if teacher_engine is not None and needs_teacher_head(config) else None
-    # One rank needs no port: it meets itself in a file, which stays as long as the group may ask for it.
-    rendezvous = TemporaryDirectory()
-    rank = build_learner(setup, teacher_head, rank=0, world_size=1, init_method=f"file://{rendezvous.name}/rendezvous")
+    rank = build_learner(setup, teacher_head, rank=0, world_size=1, init_method=ALONE)
     learner = LocalLearner(rank, phase)
     if is_replay:
         return replay_production(
@@ -210,7 +208,6 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         engine.close()
         for verifier in verifiers.values():
             verifier.close()
-        rendezvous.cleanup()
 
     return Production(
         sampler=sampler,

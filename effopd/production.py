@@ -10,7 +10,7 @@ import torch
 from effopd.accelerate import NoAcceleration
 from effopd.algorithms.build import build_algorithm
 from effopd.candidates import TriggerSetting
-from effopd.checkpoints.streaming import FileRecord
+from effopd.checkpoints.manifest import FileRecord
 from effopd.config.schema import GateKind, RunConfig
 from effopd.data.recorded import NothingToPublish, ReplayedRollouts
 from effopd.engines.build import LearnerSetup

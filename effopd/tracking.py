@@ -166,9 +166,9 @@ class RunTracker:
         self._costs = self._costs.after_trigger(record)
         if record.audit is not None:
             self.ledger.transfer("gate", "audit", record.audit.seconds)
-        self._triggers.append(record)
         row = to_plain(record)
         assert isinstance(row, dict)
+        self._triggers.append(row)
         self._trigger_rows.append(row)
         scalars = {
             "accepted_step_size": record.accepted_step_size,

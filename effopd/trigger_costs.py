@@ -28,10 +28,15 @@ def num_steps_jumped(record: TriggerRecord) -> float:
     return record.accepted_step_size * record.displacement.num_updates if record.displacement is not None else 0.0
 
 
+def steps_taken_back(rows: Sequence[Mapping]) -> set[int]:
+    """Return the steps whose jumps were undone."""
+    return {row["roll_back"]["jump_step"] for row in rows if row["kind"] == TriggerKind.ROLL_BACK}
+
+
 def trigger_totals(rows: Sequence[Mapping]) -> TriggerTotals:
     """Return the totals over the rows of `extrapolation.jsonl`. Rows of a version that did not count the steps of a
     displacement have led nowhere."""
-    undone = {row["roll_back"]["jump_step"] for row in rows if row["kind"] == TriggerKind.ROLL_BACK}
+    undone = steps_taken_back(rows)
     kept = [row for row in rows if row["accepted_step_size"] != 0 and row["step"] not in undone]
     return TriggerTotals(
         num_searches=sum(row["kind"] in (TriggerKind.SEARCH, TriggerKind.UNGATED) for row in rows),

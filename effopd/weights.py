@@ -263,16 +263,23 @@ class SegmentReaders:
     """The reader of the segment in use. Learners are replaced, from run to run and when one dies; samplers stay."""
 
     def __init__(self) -> None:
-        self._readers: dict[str, SegmentReader] = {}
+        self._current: tuple[str, SegmentReader] | None = None
+
+    def of(self, segment: str) -> SegmentReader:
+        """Return the reader of a segment, and forget that of another: the weights of a learner that is gone would stay in
+        memory."""
+        if self._current is None or self._current[0] != segment:
+            self.close()
+            self._current = (segment, SegmentReader(Path(segment)))
+        return self._current[1]
 
     def verified(self, publication: Publication) -> SegmentReader:
         """Return the reader of the publication's segment. Raises WeightSyncError unless it holds what was published."""
-        for path in self._readers.keys() - {publication.segment}:
-            self._readers.pop(path).close()  # else the weights of a learner that is gone would stay in memory
-        reader = self._readers.setdefault(publication.segment, SegmentReader(Path(publication.segment)))
+        reader = self.of(publication.segment)
         reader.verify(publication)
         return reader
 
     def close(self) -> None:
-        for reader in self._readers.values():
-            reader.close()
+        if self._current is not None:
+            self._current[1].close()
+            self._current = None

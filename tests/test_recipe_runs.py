@@ -15,7 +15,8 @@ RUNS = {
     "opd": ("experiment=r1_distill_1p5b_justrl", *LOCAL),
     "exopd": ("experiment=qwen2p5_7b_orz", "algo=exopd", *LOCAL),
     "accuracy_gate": ("experiment=qwen3_4b_grpo", "accelerate=paper", *LOCAL),
-    "kl_gate": ("experiment=qwen2p5_32b_dapo", "accelerate=kl_gated", *LOCAL),
+    # vLLM asks for process groups beside the one that the runs before this one have left.
+    "kl_gate": ("experiment=qwen2p5_32b_dapo", "accelerate=kl_gated", "cluster=local", "rollout.kv_cache_gib=0.25"),
     "grpo": ("experiment=qwen3_14b_grpo_teacher", *LOCAL),
     "ppo": ("experiment=qwen3_8b_base_ppo_teacher", *LOCAL),
     "dapo": ("experiment=qwen3_14b_base_dapo_teacher", *LOCAL),

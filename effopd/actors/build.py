@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import ray
+from ray.actor import ActorHandle
 from torch import Tensor
 
 from effopd.actors.calls import wait_for
@@ -15,6 +16,7 @@ from effopd.actors.placement import Place
 from effopd.actors.sampler import RaySampler, SamplerActor
 from effopd.actors.session import ActorSpec, RaySession, wait_until_ready
 from effopd.actors.several_nodes import (
+    Machine,
     machines_of,
     node_specs,
     require_authentication,
@@ -67,14 +69,10 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
     learners = [spec for spec in specs if spec.actor_class is LearnerActor]
     samplers = [spec for spec in specs if spec.actor_class is SamplerActor]
     learner_nodes = {_node_of(spec) for spec in learners}
-    nodes = node_specs({_node_of(spec) for spec in specs})
-    actors = session.have([*specs, *nodes])
-    machines = machines_of(nodes, actors, session.nodes())
+    actors, machines = _started(session, specs, inputs.student.folder)
     if machines:
-        require_authentication(machines.values())
-        require_folders([(machines[_node_of(spec)], folder) for spec, folder in _folders(specs, inputs.student.folder)])
         require_shared_folder(run_dir, [machines[node_id] for node_id in learner_nodes])
-    members = {spec.name: Member(spec.name, actors[spec.name], spec.node_id) for spec in specs}
+    members = _members(specs, actors)
     verifiers = {name: members[verifier_actor_name(name)] for name in verifier_names(config) if not is_replay}
     cast = ActorCast(
         samplers=tuple(members[spec.name] for spec in samplers),
@@ -135,21 +133,16 @@ def build_ray_sampler(
     gpus = 1 if _uses_gpus(config) else 0
     samplers = session.placed(sampler_specs(config, student, gpus))
     verifiers = session.placed(verifier_specs(config))
-    here = next(node.node_id for node in session.nodes() if node.is_driver)
-    nodes = node_specs({here, *(_node_of(spec) for spec in samplers)})
-    actors = session.have([*samplers, *verifiers, *nodes])
-    machines = machines_of(nodes, actors, session.nodes())
-    if machines:
-        require_authentication(machines.values())
-        require_folders([(machines[_node_of(spec)], student.folder) for spec in samplers])
-    members = {spec.name: Member(spec.name, actors[spec.name], spec.node_id) for spec in (*samplers, *verifiers)}
+    specs = [*samplers, *verifiers]
+    actors, machines = _started(session, specs, student.folder)
+    members = _members(specs, actors)
     wait_until_ready(members.values())
 
     def staged() -> AbstractContextManager[Publication]:
         return static_publication(config, student)
 
     # The driver itself stages the weights.
-    routes = weight_routes(samplers, here, machines)
+    routes = weight_routes(samplers, _driver_node(session), machines)
     sampler = RaySampler([members[spec.name] for spec in samplers], routes, 1, uncharged, staged)
     with staged() as publication:
         sampler.load(publication)
@@ -249,6 +242,28 @@ def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast, nodes:
     setup = learner_setup(config, inputs)
     calls = [actor.begin.remote(setup, teacher_head, meeting_place) for actor in cast.learners]
     wait_for(calls, "a learner rank", "starting")
+
+
+def _started(
+    session: RaySession, specs: Sequence[ActorSpec], student: Path
+) -> tuple[Mapping[str, ActorHandle], Mapping[str, Machine]]:
+    """Have actors on the machines that they are placed on; return them by name, and the machines, the driver's among them,
+    where there are several. Raises ConfigError when one of those lacks what it needs."""
+    looking_after = node_specs({_driver_node(session), *(_node_of(spec) for spec in specs)})
+    actors = session.have([*specs, *looking_after])
+    machines = machines_of(looking_after, actors, session.nodes())
+    if machines:
+        require_authentication(machines.values())
+        require_folders([(machines[_node_of(spec)], folder) for spec, folder in _folders(specs, student)])
+    return actors, machines
+
+
+def _members(specs: Sequence[ActorSpec], actors: Mapping[str, ActorHandle]) -> dict[str, Member]:
+    return {spec.name: Member(spec.name, actors[spec.name], spec.node_id) for spec in specs}
+
+
+def _driver_node(session: RaySession) -> str:
+    return next(node.node_id for node in session.nodes() if node.is_driver)
 
 
 def _node_of(spec: ActorSpec) -> str:

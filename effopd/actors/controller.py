@@ -12,7 +12,7 @@ from effopd.accelerate import EffOPD, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
 from effopd.candidates import TriggerRoles, TriggerSetting
-from effopd.checkpoints.streaming import FileRecord
+from effopd.checkpoints.manifest import FileRecord
 from effopd.config.schema import AccelerateConfig
 from effopd.production import uncharged
 from effopd.publishing import CheckedPublisher

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effopd.actors.calls import wait_for
 from effopd.checkpoints.learner_state import LearnerProgress, save_learner
-from effopd.checkpoints.streaming import FileRecord
+from effopd.checkpoints.manifest import FileRecord
 from effopd.engines.build import LearnerSetup, build_learner
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
 from effopd.engines.rendezvous import meet_at_port

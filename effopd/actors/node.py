@@ -9,7 +9,7 @@ import ray
 from numpy.typing import NDArray
 
 from effopd.types import Publication
-from effopd.weights import SegmentCopy, SegmentReader, shared_memory_folder
+from effopd.weights import SegmentCopy, SegmentReaders, shared_memory_folder
 
 
 @ray.remote
@@ -17,17 +17,14 @@ class NodeActor:
     """What one machine does for the others."""
 
     def __init__(self) -> None:
-        self._reader: tuple[str, SegmentReader] | None = None
+        self._readers = SegmentReaders()
         self._copy: SegmentCopy | None = None
 
     # Weights
 
     def read(self, publication: Publication, index: int) -> NDArray[np.uint8]:
         """Return bucket `index` of a publication of this machine."""
-        if self._reader is None or self._reader[0] != publication.segment:
-            # Another segment means that the learner was replaced; the old one's memory is free once nobody maps it.
-            self._reader = (publication.segment, SegmentReader(Path(publication.segment)))
-        return self._reader[1].bucket_bytes(publication.buckets[index])
+        return self._readers.of(publication.segment).bucket_bytes(publication.buckets[index])
 
     def receive(self, publication: Publication, index: int, data: NDArray[np.uint8]) -> None:
         """Write bucket `index` of another machine's publication into this machine's shared memory."""

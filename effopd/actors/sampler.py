@@ -84,8 +84,9 @@ class RaySampler:
         self._staged = staged
 
     def load(self, publication: Publication) -> None:
-        near = [member for member, receiver in self._routed() if receiver is None]
-        far = [(member, receiver) for member, receiver in self._routed() if receiver is not None]
+        routed = list(zip(self._members, self._routes.receivers, strict=True))
+        near = [member for member, receiver in routed if receiver is None]
+        far = [(member, receiver) for member, receiver in routed if receiver is not None]
         with ThreadPoolExecutor(1) as pool:
             copying = pool.submit(copies_of, publication, self._routes)
             # Whoever reads in place need not wait for the network.
@@ -135,16 +136,10 @@ class RaySampler:
             for index, member in enumerate(self._members)
         ]
 
-    def _routed(self) -> list[tuple[Member, ActorHandle | None]]:
-        """Return every member with the receiver of its machine."""
-        return list(zip(self._members, self._routes.receivers, strict=True))
-
     def _with_weights(self, version: PolicyVersion) -> Callable[[Member], None]:
         def restore(member: Member) -> None:
             make_ready(member)
-            (route,) = (
-                self._routes.to(index) for index, other in enumerate(self._members) if other.name == member.name
-            )
+            route = self._routes.to([other.name for other in self._members].index(member.name))
             (receiver,) = route.receivers
             with self._staged() as publication:
                 if publication is None or publication.version != version:

@@ -53,8 +53,9 @@ class ActorSpec:
     """Times that Ray starts it again when it dies; 0 for what holds something that no other has."""
     place: Place = Place.ANYWHERE
     max_task_retries: int = -1
-    """How often Ray may repeat a call whose connection broke while the actor lives on, as when a network is down for some
-    seconds; -1 means for ever. 0 where the same call twice would not do the same."""
+    """How often Ray may repeat a call whose connection broke, as when a network is down for some seconds; -1 means for ever. It
+    also repeats it to an actor that it has started again, see `supervision.py`. 0 where the same call twice would not do the
+    same."""
     node_id: str | None = None
     """The machine, by Ray's name for it; None until `RaySession.placed` has found one."""
 

@@ -32,11 +32,10 @@ class Machine:
 
 def node_specs(node_ids: Collection[str]) -> list[ActorSpec]:
     """Return a `NodeActor` for each machine, or none where there is but one."""
-    if len(set(node_ids)) == 1:
+    ordered = sorted(set(node_ids))
+    if len(ordered) == 1:
         return []
-    return [
-        ActorSpec(name=_node_name(node_id), actor_class=NodeActor, node_id=node_id) for node_id in sorted(set(node_ids))
-    ]
+    return [ActorSpec(name=f"node {node_id}", actor_class=NodeActor, node_id=node_id) for node_id in ordered]
 
 
 def machines_of(
@@ -110,7 +109,3 @@ def require_shared_folder(run_dir: Path, machines: Sequence[Machine]) -> None:
             f"output_dir={run_dir}: what {', '.join(apart)} writes there does not arrive here, and learner ranks there must read "
             "the run's checkpoints; give a folder on a file system that all machines share, at the same path"
         )
-
-
-def _node_name(node_id: str) -> str:
-    return f"node {node_id}"

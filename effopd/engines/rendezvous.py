@@ -1,4 +1,8 @@
-"""Where learner ranks meet: in a file when one machine has them all, else at a port of the first rank's own address."""
+"""Where learner ranks meet: in a file when one machine has them all, else at a port of the first rank's own address.
+
+A rank without others meets itself in memory: its process group may outlive a run, and a file that is gone would make
+every group that the process asks for later, vLLM's among them, wait for half an hour.
+"""
 
 import fcntl
 import os
@@ -7,6 +11,9 @@ import struct
 from urllib.parse import parse_qs, urlparse
 
 import torch.distributed as dist
+
+ALONE = "memory://"
+"""The meeting place of a single rank."""
 
 _SIOCGIFADDR = 0x8915  # Linux: ask an interface for its IPv4 address
 
@@ -22,7 +29,11 @@ def meet_at_port(address: str) -> str:
 
 
 def join_process_group(backend: str, meeting_place: str, rank: int, world_size: int) -> None:
-    """Make the default process group with the other ranks; `meeting_place` is a `file://` or from `meet_at_port`."""
+    """Make the default process group with the other ranks; `meeting_place` is `ALONE`, a `file://` or from `meet_at_port`."""
+    if meeting_place == ALONE:
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  (public, says its documentation)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        return
     place = urlparse(meeting_place)
     if place.scheme == "file":
         dist.init_process_group(backend, init_method=meeting_place, rank=rank, world_size=world_size)

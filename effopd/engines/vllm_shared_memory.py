@@ -7,7 +7,6 @@ Importing this module registers the engine. It neither decides when to load nor 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,7 +26,7 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.platforms import current_platform
 
 from effopd.types import TensorSlot
-from effopd.weights import SegmentReader
+from effopd.weights import SegmentReaders
 
 ENGINE_NAME = "shared_memory"
 
@@ -68,7 +67,7 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo
         self, config: WeightTransferConfig, vllm_config: VllmConfig, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
-        self._readers: dict[str, SegmentReader] = {}
+        self._readers = SegmentReaders()
         self._tied_heads: list[ParallelLMHead] = []
         self.layers_without_weights: list[str] = []
 
@@ -86,13 +85,11 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
-        if update_info.segment not in self._readers:
-            self._readers[update_info.segment] = SegmentReader(Path(update_info.segment))
         slots = [TensorSlot(**slot) for slot in update_info.slots]
         load_weights = cast(Callable[[list[tuple[str, torch.Tensor]]], object], self.model.load_weights)
         try:
             with disable_mtp_completeness_check():
-                load_weights(self._readers[update_info.segment].tensors(slots))
+                load_weights(self._readers.of(update_info.segment).tensors(slots))
         except Exception:
             # Ends the reload. The next one would else count what this one has loaded, and leave layers half old.
             finalize_layerwise_reload(self.model, self.model_config)
@@ -113,9 +110,7 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo
                 cast(QuantizeMethodBase, head.quant_method).process_weights_after_loading(head)
 
     def shutdown(self) -> None:
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        self._readers.close()
 
 
 def _tied_heads(model: torch.nn.Module) -> list[ParallelLMHead]:

@@ -10,6 +10,7 @@ from effopd.curves import RunCurve, read_curve
 from effopd.errors import DataError
 from effopd.jsonl import read_rows
 from effopd.tracking import EVAL_NAME, EXTRAPOLATION_NAME
+from effopd.trigger_costs import steps_taken_back
 from effopd.types import TriggerKind
 
 _ROUNDING = 1e-9
@@ -116,7 +117,7 @@ def read_run(folder: Path, cell: Cell) -> StudyRun:
     path = folder / EXTRAPOLATION_NAME
     triggers = read_rows(path) if path.exists() else []
     try:
-        taken_back = {row["roll_back"]["jump_step"] for row in triggers if row["kind"] == TriggerKind.ROLL_BACK}
+        taken_back = steps_taken_back(triggers)
         return StudyRun(
             cell=cell,
             points=tuple(

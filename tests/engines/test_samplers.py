@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from effopd.algorithms.logprobs import gather_logprobs
 from effopd.config.schema import Device, Dtype, RolloutConfig
 from effopd.engines.hf_sampler import HFSampler, draw_tokens
+from effopd.engines.rendezvous import ALONE, join_process_group
 from effopd.engines.vllm_sampler import VLLMSampler
 from effopd.errors import ConfigError, RolloutError, WeightSyncError
 from effopd.seeds import sample_seed
@@ -133,7 +134,7 @@ def learner_group():
     of an earlier test has left will do."""
     is_own = not torch.distributed.is_initialized()
     if is_own:
-        torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+        join_process_group("gloo", ALONE, rank=0, world_size=1)
     yield
     if is_own:
         torch.distributed.destroy_process_group()
