@@ -3,15 +3,23 @@ is found here, while no actor is running."""
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effopd.config.check import needs_teacher
 from effopd.config.evaluation import EvalSet, evaluation_sets
 from effopd.config.keys import MISSING
 from effopd.config.schema import GateKind, RunConfig
 from effopd.data.contamination import EvaluationIndex
-from effopd.data.prompts import Decontamination, PromptRendering, hold_out, load_prompts, require_a_batch
+from effopd.data.prompts import (
+    Decontamination,
+    LoadedPrompts,
+    PromptRendering,
+    hold_out,
+    load_prompts,
+    require_a_batch,
+)
 from effopd.data.report import DataRecord, data_fingerprint
+from effopd.errors import DataError
 from effopd.model_folders import resolve_model_path
 from effopd.preflight import ModelFiles, check_pair, check_student, read_model_files
 from effopd.publishing import num_canaries
@@ -27,14 +35,14 @@ class RunInputs:
     """None where nothing needs a teacher."""
     train_prompts: Sequence[Prompt]
     gate_prompts: tuple[Prompt, ...]
-    """Held out of `train_prompts`; empty for plain OPD and for jumps that nothing judges."""
+    """Not among `train_prompts`; empty for plain OPD and for jumps that nothing judges."""
     audit_prompts: tuple[Prompt, ...]
     """Held out likewise; empty unless triggers are audited."""
     eval_sets: Mapping[str, "EvalSetPrompts"]
     """By name; empty when nothing is evaluated."""
     canary_prompts: tuple[Prompt, ...]
     data_records: Mapping[str, DataRecord]
-    """What was read, by the key that it stands under: `data`, `eval`, `eval.sets.<name>`."""
+    """What was read, by the key that it stands under: `data`, `accelerate`, `eval`, `eval.sets.<name>`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,40 +68,67 @@ def read_inputs(config: RunConfig) -> RunInputs:
         check_student(student, config)
 
     eval_sets = read_eval_sets(config, student)
+    gate_set = None if config.accelerate.path is None else _read_gate_set(config, config.accelerate.path, student)
+    kept_apart = {name: one.questions for name, one in eval_sets.items()}
+    if gate_set is not None:
+        kept_apart["accelerate.path"] = gate_set.questions
     loaded = load_prompts(
         config.data,
-        PromptRendering(
-            tokenizer=student.tokenizer,
-            apply_chat_template=config.data.apply_chat_template,
-            enable_thinking=config.data.enable_thinking,
-        ),
+        _rendering(config, student),
         section="data",
         stream_above=config.data.stream_above_rows,
-        decontamination=Decontamination(
-            index=EvaluationIndex({name: one.questions for name, one in eval_sets.items()}),
-            policy=config.data.contamination,
-        ),
+        decontamination=Decontamination(index=EvaluationIndex(kept_apart), policy=config.data.contamination),
     )
     prompts = loaded.prompts
-    record = DataRecord(report=loaded.report, fingerprint=data_fingerprint(prompts))
+    records = {"data": DataRecord(report=loaded.report, fingerprint=data_fingerprint(prompts))}
     accelerate = config.accelerate
-    num_gate = 0 if accelerate.gate in (GateKind.none, GateKind.ungated) else accelerate.num_prompts
+    is_gate_drawn = gate_set is None and accelerate.gate not in (GateKind.none, GateKind.ungated)
+    num_gate = accelerate.num_prompts if is_gate_drawn else 0
     held_out: tuple[Prompt, ...] = ()
     if num_gate + accelerate.audit_prompts > 0:
         asked = {"accelerate.num_prompts": num_gate, "accelerate.audit_prompts": accelerate.audit_prompts}
         asked_by = " and ".join(f"{key}={count}" for key, count in asked.items() if count)
         held_out, prompts = hold_out(prompts, num_gate + accelerate.audit_prompts, config.seed, asked_by)
+    gate_prompts = held_out[:num_gate]
+    if gate_set is not None:
+        gate_prompts = tuple(gate_set.prompts[: accelerate.num_prompts])
+        records["accelerate"] = DataRecord(report=gate_set.report, fingerprint=data_fingerprint(gate_prompts))
     require_a_batch(prompts, config.rollout.prompts_per_step)
     return RunInputs(
         student=student,
         teacher=teacher,
         train_prompts=prompts,
-        gate_prompts=held_out[:num_gate],
+        gate_prompts=gate_prompts,
         audit_prompts=held_out[num_gate:],
         eval_sets=eval_sets,
         canary_prompts=tuple(prompts[: num_canaries(config.rollout.num_samplers)]),
-        data_records={"data": record, **{one.settings.section: one.record for one in eval_sets.values()}},
+        data_records=records | {one.settings.section: one.record for one in eval_sets.values()},
     )
+
+
+def _rendering(config: RunConfig, student: ModelFiles) -> PromptRendering:
+    return PromptRendering(
+        tokenizer=student.tokenizer,
+        apply_chat_template=config.data.apply_chat_template,
+        enable_thinking=config.data.enable_thinking,
+    )
+
+
+def _read_gate_set(config: RunConfig, path: str, student: ModelFiles) -> LoadedPrompts:
+    """Read gate prompts that are not drawn from the training prompts. Raises DataError when they are too few."""
+    loaded = load_prompts(
+        replace(config.data, path=path, hub_files=None, num_rows=None),
+        _rendering(config, student),
+        section="accelerate",
+        stream_above=sys.maxsize,
+        keep_questions=True,
+    )
+    if len(loaded.prompts) < config.accelerate.num_prompts:
+        raise DataError(
+            f"accelerate.path={path}: gives {len(loaded.prompts)} prompts, fewer than "
+            f"accelerate.num_prompts={config.accelerate.num_prompts}; lower accelerate.num_prompts or give more"
+        )
+    return loaded
 
 
 def read_eval_sets(config: RunConfig, student: ModelFiles) -> dict[str, EvalSetPrompts]:

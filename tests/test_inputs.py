@@ -112,6 +112,24 @@ def test_gate_and_audit_have_prompts_of_their_own(
     assert len({prompt.prompt_id for part in parts for prompt in part}) == 3
 
 
+def test_gate_prompts_of_a_file_are_its_first_and_none_of_it_is_trained_on(config: RunConfig, tmp_path: Path) -> None:
+    path = rows(tmp_path / "gate.jsonl", "1+4#", "9+9#", "1+6#")
+    config.accelerate = AccelerateConfig(gate=GateKind.accuracy, num_prompts=2, path=path)
+    config.rollout.prompts_per_step = 1
+    inputs = read_inputs(config)
+    assert [prompt.text for prompt in inputs.gate_prompts] == ["1+4=", "9+9="]
+    # Without those of the evaluation sets 1+2, 1+4 and 1+6 are left.
+    assert [prompt.text for prompt in inputs.train_prompts] == ["1+2="]
+    assert list(inputs.data_records) == ["data", "accelerate", "eval.sets.a", "eval.sets.b"]
+
+
+def test_a_file_of_too_few_gate_prompts_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    path = rows(tmp_path / "gate.jsonl", "1+4#")
+    config.accelerate = AccelerateConfig(gate=GateKind.accuracy, num_prompts=2, path=path)
+    with pytest.raises(DataError, match=r"gate\.jsonl: gives 1 prompts, fewer than accelerate\.num_prompts=2; lower"):
+        read_inputs(config)
+
+
 def test_every_data_set_of_a_run_is_recorded(config: RunConfig) -> None:
     records = read_inputs(config).data_records
     assert list(records) == ["data", "eval.sets.a", "eval.sets.b"]

@@ -50,7 +50,15 @@ def _unread(config: RunConfig) -> Iterator[str]:
     """Settings that the chosen schedule, search, rule or gate does not look at."""
     accelerate = config.accelerate
     if accelerate.gate is GateKind.ungated:
-        names = ["accept", "seeds", "num_prompts", "samples_per_prompt", "max_response_len", "max_length_change"]
+        names = [
+            "accept",
+            "seeds",
+            "path",
+            "num_prompts",
+            "samples_per_prompt",
+            "max_response_len",
+            "max_length_change",
+        ]
         names += ["max_entropy_change", "lr_on_reject"]
         remedy = "leave it out, or choose a gate"
         yield from _without_effect(config, names, "with accelerate.gate=ungated", remedy)
@@ -140,7 +148,7 @@ def _surroundings(config: RunConfig) -> Iterator[str]:
         yield f"{keys}: this objective measures no reverse KL to the teacher; leave out accelerate.max_kl_increase"
     num_held_out = accelerate.audit_prompts
     held_out_keys = ["accelerate.audit_prompts"] if accelerate.audit_prompts else []
-    if accelerate.gate is not GateKind.ungated:
+    if accelerate.gate is not GateKind.ungated and accelerate.path is None:
         num_held_out += accelerate.num_prompts
         held_out_keys.insert(0, "accelerate.num_prompts")
     if config.data.num_rows is not None and held_out_keys and config.data.num_rows <= num_held_out:

@@ -364,6 +364,9 @@ class AccelerateConfig(SearchConfig):
     accept: AcceptRule = AcceptRule.strict
     moved: MovedParameters = MovedParameters.matrices
     seeds: SeedRule = SeedRule.common
+    path: str | None = None
+    """A file of gate prompts, of which the first `num_prompts` are taken: like data.path, with the columns of `data`. Null: they
+    are drawn from the training prompts."""
     num_prompts: int = 50
     """Gate prompts, held out of training and fixed for the run."""
     samples_per_prompt: int = 1
