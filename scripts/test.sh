@@ -10,5 +10,6 @@ ruff check .
 ruff format --check .
 lint-imports
 pyright
+hadolint docker/Dockerfile.*
 # A file stays together, for its fixtures are engines; the slowest come first.
 exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
