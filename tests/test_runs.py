@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 import pytest
+from forking import run_commands
 
 from effopd.checkpoints.reading import latest_checkpoint, weights_hash
 from effopd.toy.tasks import problems
@@ -59,13 +62,14 @@ SECRETS = {"WANDB_API_KEY": "planted-0123456789abcdef", "HF_TOKEN": "hf_planted0
 """In the environment of every run here."""
 
 
-def effopd(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "effopd", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | SECRETS)
+def effopd(*commands: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run commands one after the other in one process."""
+    with TemporaryDirectory() as output:
+        return run_commands(commands, SECRETS, Path(output))
 
 
 def effopd_ok(*arguments: str) -> str:
-    done = effopd(*arguments)
+    done = effopd(arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -101,7 +105,8 @@ def files_of_last_checkpoint(run: Path, pattern: str) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    done = effopd("train", *LOCAL, "num_steps=4", f"output_dir={run}")
+    command = [sys.executable, "-m", "effopd", "train", *LOCAL, "num_steps=4", f"output_dir={run}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | SECRETS)
     assert done.returncode == 0, done.stdout + done.stderr
     # Beside the run, not in it.
     run.with_name("output").write_text(done.stdout + done.stderr)
@@ -144,7 +149,7 @@ def test_a_run_whose_data_changed_is_not_resumed(tmp_path: Path) -> None:
     effopd_ok("train", *settings, f"data.path={data}", "accelerate=none", "num_steps=1", f"output_dir={run}")
     assert json.loads((run / "data.json").read_text())["data"]["num_prompts"] == 40
     data.write_text("".join(lines[1:]))
-    refused = effopd("train", f"resume={run}", "num_steps=2")
+    refused = effopd(["train", f"resume={run}", "num_steps=2"])
     assert refused.returncode != 0
     assert f"data.path={data}: gives 39 prompts, not the 40 that the run began with" in refused.stderr
     data.write_text("".join(lines))
@@ -283,8 +288,11 @@ def test_critic_and_reference_on_ray_with_two_zero3_ranks_resume_bit_for_bit(tmp
     on_ray = [setting for setting in REWARDED if setting != "cluster=local"]
     shape = [*on_ray, "algo=ppo", "learner.num_ranks=2", "learner.zero_stage=3", "rollout.num_samplers=2"]
     whole, run = tmp_path / "2", tmp_path / "1"
-    effopd_ok("train", "-m", *shape, "num_steps=2,1", f"output_dir={tmp_path}/${{num_steps}}")
-    effopd_ok("train", f"resume={run}", "num_steps=2")
+    done = effopd(
+        ["train", "-m", *shape, "num_steps=2,1", f"output_dir={tmp_path}/${{num_steps}}"],
+        ["train", f"resume={run}", "num_steps=2"],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     assert set(CRITIC_FILES) <= set(files_of_last_checkpoint(whole, "*.safetensors"))
     assert files_of_last_checkpoint(run, "*.safetensors") == files_of_last_checkpoint(whole, "*.safetensors")
     assert course(run) == course(whole)
@@ -339,7 +347,8 @@ def test_the_runs_of_a_sweep_differ_in_what_they_were_told_to(tmp_path: Path) ->
     assert final_hash(tmp_path / "1") != final_hash(tmp_path / "2")
     # The second run began where the first one began, in the first one's actors: not where it ended.
     starts = [rows(tmp_path / seed / "eval.jsonl")[0] for seed in ("1", "2")]
-    effopd_ok("train", *SMALL, "num_steps=1", "seed=2", f"output_dir={tmp_path / 'alone'}")
+    # Nor does it matter where actors live.
+    effopd_ok("train", *SMALL, "cluster=local", "num_steps=1", "seed=2", f"output_dir={tmp_path / 'alone'}")
     assert final_hash(tmp_path / "alone") == final_hash(tmp_path / "2")
     assert rows(tmp_path / "alone" / "eval.jsonl")[0]["score"] == starts[1]["score"]
 

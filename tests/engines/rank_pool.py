@@ -1,7 +1,6 @@
 """Processes that form one process group and run many cases, so that a case costs no interpreter start."""
 
 import gc
-import multiprocessing
 import os
 import sys
 import traceback
@@ -10,16 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-CASE_TIMEOUT = 120  # seconds
+from forking import CONTEXT
 
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-os.environ["DS_ACCELERATOR"] = "cpu"
-CONTEXT = multiprocessing.get_context("forkserver")
-# The server imports once; every rank is forked from it.
-CONTEXT.set_forkserver_preload(
-    ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "learner_rl_cases", "trigger_cases"]
-)
+CASE_TIMEOUT = 120  # seconds
 
 
 def _serve(rank: int, world_size: int, init_file: str, tasks: Any, results: Any) -> None:
