@@ -36,7 +36,7 @@ from effopd.roles import Roles, Sampler, Teacher, Verifier
 from effopd.start_checks import finished_problem, run_folder
 from effopd.termination import Terminated, Termination
 from effopd.tracking import RunTracker, discard_records_after
-from effopd.train import after_update
+from effopd.train import after_update, make_up_evaluation
 from effopd.train import train as run_training
 from effopd.types import PolicyVersion, RolloutHandle, RunState
 
@@ -106,12 +106,12 @@ def train_from(
 
 def evaluate(config: RunConfig) -> None:
     """Run `effopd eval`: score the model in `model.path` and write what `result_files` says into the run folder."""
+    run_dir = run_folder(config)
     # Engines are sized for what is asked of them, which here is the evaluation alone.
     engine_config = sized_for_evaluation(config)
     student = read_student(engine_config)
     teacher = read_eval_teacher(engine_config, student)
     prompts = read_eval_sets(config, student)
-    run_dir = run_folder(config)
     run_dir.mkdir(parents=True, exist_ok=True)
     sets = judge_sets(engine_config, student, teacher, prompts)
     results = evaluate_sets(sets)
@@ -230,6 +230,8 @@ def play(
         record_rollouts(config, roles, production, run_folder(config) / RECORDED_NAME, termination)
         return
     saver = CheckpointSaver(store, production, tracker)
+    if checkpoint is not None:
+        make_up_evaluation(config, roles, saver, state, checkpoint.score, termination)
     run_training(config, roles, saver, state, algorithm_needs(config), termination)
 
 
