@@ -59,41 +59,44 @@ def train(
         SpoiledUpdateError: when `learner.on_nonfinite` does not let it go on.
 
     """
+    if state.step == 0:
+        evaluate(roles, state, termination.interruptible())
     score, is_saved = None, True
-    try:
-        if state.step == 0:
-            evaluate(roles, state, termination.interruptible())
-        while state.step < config.num_steps:
+    while state.step < config.num_steps:
+        try:
             with termination.interruptible():
                 gathered = gather(config, roles, needs, state, PolicyVersion(step=state.step))
-            report = update(roles, state, gathered)
-            record = undo_harmful_jump(config, roles, state, report)
-            state = after_update(state, gathered)
-            roles.publisher.publish(PolicyVersion(step=state.step))
-            # The direction of a jump just taken back has had its trial.
-            if record is None and roles.accelerator.is_due(state.step):
-                record = roles.accelerator.try_jump(state, gathered)
-            if record is not None:
-                state = after_trigger(state, record, report)
-                roles.tracker.log_trigger(record)
-
-            state = replace(state, seconds=roles.tracker.training_seconds())
-            score, is_saved = None, False
-            roles.tracker.log_step(state, {**report.metrics, **gathered.metrics})
-            is_last = state.step == config.num_steps
-            if is_due(state.step, config.logger.rollouts_every, is_last=False):
-                shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
-                roles.tracker.log_rollouts(state.step, shown)
-            if is_due(state.step, config.eval.every, is_last):
-                # After the last step there would be nothing to resume, and the run would lack its final score.
-                score = evaluate(roles, state, nullcontext() if is_last else termination.interruptible())
-            is_saved = is_due(state.step, config.checkpoint.every, is_last)
-            if is_saved:
+        except Terminated:
+            if not is_saved:
                 saver.save(state, score)
-    except Terminated:
-        if not is_saved:
+            raise
+        report = update(roles, state, gathered)
+        record = undo_harmful_jump(config, roles, state, report)
+        state = after_update(state, gathered)
+        roles.publisher.publish(PolicyVersion(step=state.step))
+        # The direction of a jump just taken back has had its trial.
+        if record is None and roles.accelerator.is_due(state.step):
+            record = roles.accelerator.try_jump(state, gathered)
+        if record is not None:
+            state = after_trigger(state, record, report)
+            roles.tracker.log_trigger(record)
+
+        state = replace(state, seconds=roles.tracker.training_seconds())
+        roles.tracker.log_step(state, {**report.metrics, **gathered.metrics})
+        is_last = state.step == config.num_steps
+        if is_due(state.step, config.logger.rollouts_every, is_last=False):
+            shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
+            roles.tracker.log_rollouts(state.step, shown)
+        # A run that is saved after its last step cannot be resumed, and would lack its final score.
+        giving_way = nullcontext() if is_last else termination.interruptible()
+        try:
+            score = evaluate(roles, state, giving_way) if is_due(state.step, config.eval.every, is_last) else None
+        except Terminated:
+            saver.save(state, None)
+            raise
+        is_saved = is_due(state.step, config.checkpoint.every, is_last)
+        if is_saved:
             saver.save(state, score)
-        raise
     return state
 
 

@@ -13,7 +13,7 @@ answer within `cluster.hang_seconds` is reported and killed, and then dead like 
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -75,24 +75,24 @@ def answers_to(
     deaths_when_asked = [0] * len(requests)
     heard = dict.fromkeys(num_deaths, time.monotonic())
     while pending:
-        done = _next_answer({reference: requests[index].member for reference, index in pending.items()}, doing, heard)
-        index = pending.pop(done)
-        request = requests[index]
-        name = request.member.name
-        heard[name] = time.monotonic()
-        try:
-            firsts[index] = ray.get(done)
-        except RayError as error:
-            if not _is_replaceable(error):
-                raise _final(error, request.member, doing, num_asked[index]) from error
-            # One death may leave many requests unanswered.
-            if deaths_when_asked[index] == num_deaths[name]:
-                _bring_back(request.member, doing, restore)
-                num_deaths[name] += 1
-            answers[index] = request.ask(request.member.actor)
-            num_asked[index] += 1
-            deaths_when_asked[index] = num_deaths[name]
-            pending[answers[index][0]] = index
+        members = [requests[index].member for index in pending.values()]
+        for done in _next_answers(list(pending), members, doing, heard):
+            index = pending.pop(done)
+            request = requests[index]
+            name = request.member.name
+            try:
+                firsts[index] = ray.get(done)
+            except RayError as error:
+                if not _is_replaceable(error):
+                    raise _final(error, request.member, doing, num_asked[index]) from error
+                # One death may leave many requests unanswered.
+                if deaths_when_asked[index] == num_deaths[name]:
+                    _bring_back(request.member, doing, restore)
+                    num_deaths[name] += 1
+                answers[index] = request.ask(request.member.actor)
+                num_asked[index] += 1
+                deaths_when_asked[index] = num_deaths[name]
+                pending[answers[index][0]] = index
             heard[name] = time.monotonic()
     return firsts, answers
 
@@ -104,11 +104,14 @@ def make_ready(member: Member) -> None:
 
 def get_from(member: Member, reference: ObjectRef, doing: str) -> object:
     """Return a member's answer. Raises ActorLostError when its machine is gone, and otherwise what `ray.get` raises."""
-    return ray.get(_next_answer({reference: member}, doing, {member.name: time.monotonic()}))
+    _next_answers([reference], [member], doing, {member.name: time.monotonic()})
+    return ray.get(reference)
 
 
-def _next_answer(waiting: Mapping[ObjectRef, Member], doing: str, heard: dict[str, float]) -> ObjectRef:
-    """Return the first of the references in `waiting` that is there; kill members that hang.
+def _next_answers(
+    pending: list[ObjectRef], members: list[Member], doing: str, heard: dict[str, float]
+) -> list[ObjectRef]:
+    """Return the references that are there, at least one; kill members that hang.
 
     Ray waits without end for an actor that it has no place for. `heard` tells from when on the silence of each member counts, by
     its name and on the monotonic clock: since it was last asked or answered, or since another process can have taken its place.
@@ -116,13 +119,12 @@ def _next_answer(waiting: Mapping[ObjectRef, Member], doing: str, heard: dict[st
     show_life()
     between_looks = min(LOOK_SECONDS, watchdog().hang_seconds / 4 or LOOK_SECONDS)
     while True:
-        done, _ = ray.wait(list(waiting), timeout=between_looks)
+        done, _ = ray.wait(pending, timeout=between_looks)
         if done:
-            return done[0]
-        members = {actor_of(reference): member for reference, member in waiting.items()}
-        for member in members.values():
-            _require_machine(member, doing)
-        _kill_hung(members, doing, heard)
+            # With a thousand answers pending, to wait for each by itself would take longer than to fetch them.
+            return ray.wait(pending, num_returns=len(pending), timeout=0)[0]
+        _require_machines(members, doing)
+        _kill_hung({actor_of(one): member for one, member in zip(pending, members, strict=True)}, doing, heard)
 
 
 def _kill_hung(members: Mapping[str, Member], doing: str, heard: dict[str, float]) -> None:
@@ -138,9 +140,11 @@ def _kill_hung(members: Mapping[str, Member], doing: str, heard: dict[str, float
         heard[members[actor_id].name] = time.monotonic() + SECONDS_TO_RESTART
 
 
-def _require_machine(member: Member, doing: str) -> None:
-    if member.node_id is not None and member.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-        raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
+def _require_machines(members: Collection[Member], doing: str) -> None:
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for member in members:
+        if member.node_id is not None and member.node_id not in alive:
+            raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
 
 
 def _bring_back(member: Member, doing: str, restore: Callable[[Member], None]) -> None:
@@ -164,7 +168,7 @@ def _is_replaceable(error: RayError) -> bool:
 def _final(error: RayError, member: Member, doing: str, num_asked: int) -> EffOPDError:
     if not isinstance(error, ActorDiedError):
         return told(error, member.name, doing)
-    _require_machine(member, doing)
+    _require_machines([member], doing)
     again = (
         f", and so did the {num_asked - 1} before it that were asked the same: what they were asked may be what kills them"
         if num_asked > 1
