@@ -119,7 +119,7 @@ def _evaluate(arguments: list[str]) -> int:
         _require_models(config, has_teacher=config.teacher.path != MISSING)
 
     def start(config: RunConfig) -> None:
-        from effopd.launch import evaluate  # noqa: PLC0415
+        from effopd.scoring import evaluate  # noqa: PLC0415
 
         evaluate(config)
 
