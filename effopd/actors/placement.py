@@ -114,8 +114,8 @@ def _require_memory(node: Node, here: Sequence[Need], needs: Sequence[Need]) -> 
     processes = " + ".join(f"{count} {role} x {size:.2f}" for (role, size), count in counts.items())
     raise ConfigError(
         f"{blamed}the processes on machine {node.address} take {total_gib:.1f} GiB of memory before they load a model ({processes}), and "
-        f"{node.memory_gib:.1f} GiB were free when Ray started there; lower rollout.num_samplers, rollout.kv_cache_gib or "
-        "learner.num_ranks, or give the run more machines"
+        f"{node.memory_gib:.1f} GiB were free when Ray started there; lower rollout.num_samplers or learner.num_ranks, or "
+        "give the run more machines"
     )
 
 

@@ -60,7 +60,8 @@ def expose_stacks() -> None:
     folder = _folder()
     folder.mkdir(exist_ok=True)
     file = (folder / f"{actor_id}-{os.getpid()}").open("a")
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with suppress(BlockingIOError):  # held by a child of an earlier process of this number
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)  # which keeps the file, and with it the lock
 
 

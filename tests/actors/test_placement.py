@@ -103,7 +103,7 @@ def test_more_processes_than_a_machine_has_memory_for_are_refused_with_the_setti
         place_actors(plan, small)
     assert str(refusal.value) == (
         "rollout.num_samplers=60: the processes on machine 10.0.0.2 take 42.0 GiB of memory before they load a model "
-        "(30 sampler x 1.40), and 41.9 GiB were free when Ray started there; lower rollout.num_samplers, rollout.kv_cache_gib or "
-        "learner.num_ranks, or give the run more machines"
+        "(30 sampler x 1.40), and 41.9 GiB were free when Ray started there; lower rollout.num_samplers or learner.num_ranks, or "
+        "give the run more machines"
     )
     assert len(place_actors(plan, [replace(node, memory_gib=42.1) for node in small])) == 61
