@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorClass, ActorHandle
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -185,7 +186,7 @@ class RaySession:
 
     def _replaced(self) -> list[str]:
         """Return the names of actors that were replaced, or do not answer."""
-        asked = {
+        asked: dict[ObjectRef, str] = {
             actor.__ray_call__.remote(_was_replaced): name
             for name, (spec, actor) in self.actors.items()
             if spec.max_restarts > 0

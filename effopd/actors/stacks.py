@@ -36,7 +36,7 @@ class Sighting:
 
     pid: int
     phase: str
-    """The method that it is in, or `idle`."""
+    """The method that it is in, such as `in generate`, or `idle`."""
     stacks: str
     """Of all its threads, innermost frames first; empty when it did not write any."""
 
@@ -134,7 +134,7 @@ def _phase(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return "gone"
     _, _, method = title.partition(".")
-    return method if title.startswith("ray::") and method else "idle"
+    return f"in {method}" if title.startswith("ray::") and method else "idle"
 
 
 def _pid(path: Path) -> int:

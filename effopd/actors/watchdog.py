@@ -71,7 +71,7 @@ class Watchdog:
             where = f"{watched.name} (node {watched.address}, process {sighting.pid if sighting else 'unknown'})"
             phase = sighting.phase if sighting else "unknown"
             if actor_id in silent:
-                phase = f"{doing} for {silent[actor_id]:.0f} s without an answer; in {phase}"
+                phase = f"{doing} for {silent[actor_id]:.0f} s without an answer; {phase}"
                 place = f", at {sighting.place}" if sighting and sighting.place else ""
                 lines.append(f"{where} hangs: {phase}{place}")
             sections.append(f"{where}: {phase}\n{_stacks_of(sighting)}")

@@ -174,7 +174,7 @@ def test_the_process_on_another_machine_tells_what_a_silent_actor_there_is_doing
     told = Watchdog(hang_seconds=60.0, watched=watched, report_path=report_path).tell({silent: 61.0}, "sampling")
     (pid,) = wait_for([actors["away"].pid.remote()], "a sampler", "telling")
     assert told.startswith(
-        f"sampler 0 (node 10.0.0.2, process {pid}) hangs: sampling for 61 s without an answer; in idle, at "
+        f"sampler 0 (node 10.0.0.2, process {pid}) hangs: sampling for 61 s without an answer; idle, at "
     )
     assert "main_loop" in report_path.read_text()
 
