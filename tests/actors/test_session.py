@@ -64,7 +64,8 @@ def test_an_actor_that_was_replaced_in_one_run_is_started_anew_for_the_next(sess
     specs = [spec("sound", max_restarts=1), spec("replaced", max_restarts=1)]
     session.begin_run(Path("first"))
     before = session.have(specs)
-    os.kill(ray.get(before["replaced"].pid.remote()), signal.SIGKILL)
+    (pid,) = wait_for([before["replaced"].pid.remote()], "the counter", "telling")
+    os.kill(pid, signal.SIGKILL)
     assert ray.get([actor.add.remote() for actor in before.values()]) == [1, 1]
     session.begin_run(Path("first"))  # a restart from a checkpoint, which is the same run
     assert session.have(specs) == before
