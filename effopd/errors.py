@@ -34,7 +34,7 @@ class NotReadyError(EffOPDError, RuntimeError):
 
 
 class ActorLostError(EffOPDError, RuntimeError):
-    """A process died that held what no other has, e.g. a shard of the weights. The run can go on from a checkpoint."""
+    """A process died, or hangs, that held what no other has, e.g. a shard of the weights. The run can go on from a checkpoint."""
 
 
 class CheckpointError(EffOPDError, RuntimeError):

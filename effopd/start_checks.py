@@ -18,6 +18,7 @@ RUN_NAMES = frozenset(
         "eval.jsonl",
         "extrapolation.jsonl",
         FINISHED_NAME,
+        "hangs.txt",
         "log.txt",
         "metrics.jsonl",
         "recorded",

@@ -1,9 +1,10 @@
 """SIGTERM and Ctrl-C as a request: what is finished is saved, and then the run ends.
 
 Schedulers send SIGTERM before they take a machine back, and kill after a grace period. While responses are sampled and
-scored, which is most of a step, the learner holds exactly what the last finished step left, so a run can save at once and
-needs not wait. Anywhere else the signal is remembered until the step's update, trigger, evaluation and records are done;
-a second Ctrl-C does not wait.
+scored, which is most of a step, and while the policy is evaluated, the learner holds exactly what the last finished step
+left, so a run can save at once and needs not wait. An evaluation that is broken off is made up for when the run is resumed.
+Anywhere else the signal is remembered until the step's update, trigger and records are done, and after the last step until
+the evaluation is; a second Ctrl-C does not wait.
 """
 
 import logging
@@ -22,6 +23,10 @@ class Terminated(KeyboardInterrupt):
     def __init__(self, signal_number: int, remedy: str = "") -> None:
         super().__init__(f"ended by {signal.Signals(signal_number).name}{remedy}")
         self.signal_number = signal_number
+        self._remedy = remedy
+
+    def __reduce__(self) -> tuple[type["Terminated"], tuple[int, str]]:
+        return type(self), (self.signal_number, self._remedy)
 
 
 class Termination:

@@ -7,6 +7,7 @@ everything up to `state.step` is written down. Each role charges its own time to
 import logging
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,6 +39,9 @@ class SpoiledUpdateError(GradientError):
         super().__init__(message)
         self.data_position = data_position
 
+    def __reduce__(self) -> tuple[type["SpoiledUpdateError"], tuple[str, int]]:
+        return type(self), (str(self), self.data_position)
+
 
 class Saver(Protocol):
     """Writes a checkpoint; `score` is the evaluation score at this very step, if there was an evaluation."""
@@ -56,7 +60,7 @@ def train(
 
     """
     if state.step == 0:
-        evaluate(roles, state)
+        evaluate(roles, state, termination.interruptible())
     score, is_saved = None, True
     while state.step < config.num_steps:
         try:
@@ -83,7 +87,13 @@ def train(
         if is_due(state.step, config.logger.rollouts_every, is_last=False):
             shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
             roles.tracker.log_rollouts(state.step, shown)
-        score = evaluate(roles, state) if is_due(state.step, config.eval.every, is_last) else None
+        # A run that is saved after its last step cannot be resumed, and would lack its final score.
+        giving_way = nullcontext() if is_last else termination.interruptible()
+        try:
+            score = evaluate(roles, state, giving_way) if is_due(state.step, config.eval.every, is_last) else None
+        except Terminated:
+            saver.save(state, None)
+            raise
         is_saved = is_due(state.step, config.checkpoint.every, is_last)
         if is_saved:
             saver.save(state, score)
@@ -164,11 +174,25 @@ def after_trigger(state: RunState, record: TriggerRecord, report: UpdateReport) 
     )
 
 
-def evaluate(roles: Roles, state: RunState) -> float | None:
-    """Score the policy, log it, and return the score; None where nothing is evaluated."""
+def evaluate(roles: Roles, state: RunState, giving_way: AbstractContextManager[None]) -> float | None:
+    """Score the policy, log it, and return the score; None where nothing is evaluated.
+
+    `giving_way` may raise Terminated while the policy is scored. Then nothing is logged; see `make_up_evaluation`.
+    """
     if roles.evaluator is None:
         return None
-    with roles.tracker.phase("eval"):
+    with roles.tracker.phase("eval"), giving_way:
         report = roles.evaluator.evaluate(state.step, PolicyVersion(step=state.step))
     roles.tracker.log_eval(state, report)
     return report.score
+
+
+def make_up_evaluation(
+    config: RunConfig, roles: Roles, saver: Saver, state: RunState, saved_score: float | None, termination: Termination
+) -> None:
+    """Evaluate a policy that was saved at `state` with `saved_score` if it should have been evaluated and was not, because the
+    run was asked to end; save it again with its score."""
+    if saved_score is None and is_due(state.step, config.eval.every, is_last=False):
+        score = evaluate(roles, state, termination.interruptible())
+        if score is not None:
+            saver.save(state, score)

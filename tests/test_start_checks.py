@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from effopd.actors.watchdog import REPORT_NAME
 from effopd.checkpoints.manifest import checkpoint_root
 from effopd.checkpoints.store import CheckpointStore
 from effopd.config.schema import LearnerConfig, LRSchedule, RunConfig
@@ -66,7 +67,7 @@ def test_the_known_names_are_those_that_a_run_writes(tmp_path: Path) -> None:
     rows = {METRICS_NAME, EVAL_NAME, EXTRAPOLATION_NAME, ROLLOUTS_NAME}
     written = {CONFIG_NAME, DATA_NAME, VERSIONS_NAME, RECORDED_NAME, checkpoint_root(tmp_path).name}
     # Beside them, what `effopd/sinks.py` has Weights & Biases and TensorBoard write.
-    assert rows | written | {LOG_NAME, ERROR_NAME, FINISHED_NAME} == RUN_NAMES - {
+    assert rows | written | {LOG_NAME, ERROR_NAME, FINISHED_NAME, REPORT_NAME} == RUN_NAMES - {
         "tensorboard",
         "wandb",
         "wandb_id.txt",

@@ -13,10 +13,11 @@ from effopd.extrapolation.safety import TRAINING_KL
 from effopd.handles import as_scored
 from effopd.roles import Roles
 from effopd.termination import Terminated, Termination
-from effopd.train import SpoiledUpdateError, after_trigger, train
+from effopd.train import SpoiledUpdateError, after_trigger, make_up_evaluation, train
 from effopd.types import (
     AlgorithmNeeds,
     Displacement,
+    EvalReport,
     Gathered,
     GenerateRequest,
     PolicyVersion,
@@ -108,7 +109,7 @@ class FakeRun:
 def roles_of(fake: FakeRun) -> Roles:
     return Roles(
         prompts=fake, sampler=fake, teacher=fake, reference=None, verifier=None, learner=fake, publisher=fake,
-        evaluator=None, accelerator=fake, tracker=fake,
+        evaluator=fake if isinstance(fake, EvaluatedRun) else None, accelerator=fake, tracker=fake,
     )  # fmt: skip
 
 
@@ -144,8 +145,27 @@ class TerminatedRun(FakeRun):
                 os.kill(os.getpid(), number)
 
 
+class EvaluatedRun(TerminatedRun):
+    """Likewise, with an evaluation before the first step and after every one."""
+
+    def evaluate(self, step: int, version: PolicyVersion) -> EvalReport:
+        self.events.append(f"evaluate {step}")
+        self.end_if("evaluate")
+        return EvalReport(
+            step=step, score=0.5, standard_error=0.0, mean_response_len=1.0, truncation_rate=0.0,
+            num_generated_tokens=1, per_prompt={"0": 0.5}, per_set={"test": 0.5},
+        )  # fmt: skip
+
+    def log_eval(self, state: RunState, report: EvalReport) -> None:
+        self.events.append(f"score of {report.step}")
+
+    def save(self, state: RunState, score: float | None) -> None:
+        self.events.append(f"save {state.step} with {score}")
+
+
 def events_until_terminated(fake: TerminatedRun) -> list[str]:
     config, termination = RunConfig(num_steps=4), Termination()
+    config.eval.every = 1
     config.rollout.prompts_per_step, config.checkpoint.every = 1, 0
     # A test run in the background may have been told to ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -181,6 +201,50 @@ def test_a_second_ctrl_c_ends_the_update_at_once_and_saves_nothing() -> None:
         "sample", "update", "publish 1.0",
         "sample",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_signal_in_an_evaluation_breaks_it_off_and_saves_its_step_without_a_score(number: signal.Signals) -> None:
+    assert events_until_terminated(EvaluatedRun("evaluate", 1, number)) == [
+        "evaluate 0", "score of 0",
+        "sample", "update", "publish 1.0", "evaluate 1", "save 1 with None",
+    ]  # fmt: skip
+
+
+def test_a_signal_in_the_first_evaluation_saves_nothing() -> None:
+    assert events_until_terminated(EvaluatedRun("evaluate", 0, signal.SIGTERM)) == ["evaluate 0"]
+
+
+def test_a_signal_in_an_update_leaves_no_time_for_the_evaluation() -> None:
+    assert events_until_terminated(EvaluatedRun("update", 0, signal.SIGTERM)) == [
+        "evaluate 0", "score of 0",
+        "sample", "update", "publish 1.0", "save 1 with None",
+    ]  # fmt: skip
+
+
+def test_the_evaluation_after_the_last_step_is_finished_first() -> None:
+    fake, config, termination = EvaluatedRun("evaluate", 1, signal.SIGTERM), RunConfig(num_steps=1), Termination()
+    config.rollout.prompts_per_step = 1
+    with termination.listening():
+        train(config, roles_of(fake), fake, RunState(), AlgorithmNeeds(), termination)
+    assert fake.events[-3:] == ["evaluate 1", "score of 1", "save 1 with 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("every", "saved_score", "events"),
+    [
+        (2, None, ["evaluate 4", "score of 4", "save 4 with 0.5"]),
+        (2, 0.25, []),  # it was evaluated
+        (3, None, []),  # it was not to be
+    ],
+)
+def test_a_resumed_run_makes_up_for_an_evaluation_that_was_broken_off(
+    every: int, saved_score: float | None, events: list[str]
+) -> None:
+    fake, config = EvaluatedRun("nothing", 0), RunConfig()
+    config.eval.every = every
+    make_up_evaluation(config, roles_of(fake), fake, RunState(step=4), saved_score, Termination())
+    assert fake.events == events
 
 
 def test_a_signal_before_the_first_step_saves_nothing() -> None:

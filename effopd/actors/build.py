@@ -11,6 +11,7 @@ from torch import Tensor
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
 from effopd.actors.controller import ControllerActor, RayController, TriggerSetup
+from effopd.actors.footprint import ENGINE_GIB, sampler_gib
 from effopd.actors.learner import LearnerActor
 from effopd.actors.placement import Place
 from effopd.actors.sampler import RaySampler, SamplerActor
@@ -27,6 +28,8 @@ from effopd.actors.several_nodes import (
 from effopd.actors.supervision import Member
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.verifier import RayVerifier, VerifierActor
+from effopd.actors.watchdog import watchdog
+from effopd.actors.watched import watch
 from effopd.config.check import needs_teacher_head
 from effopd.config.evaluation import verifier_names
 from effopd.config.schema import DebugMode, Device, RunConfig
@@ -45,11 +48,13 @@ from effopd.production import (
     uncharged,
 )
 from effopd.publishing import CheckedPublisher, canary_tolerance
+from effopd.start_checks import run_folder
 from effopd.types import Publication, ScoredHandle, ScoredRollout
 
 
 def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RaySession, phase: Phase) -> Production:
     """Start the actors that are missing, let the rest begin anew, and return when all are ready."""
+    session.begin_run(run_dir)
     is_replay = config.debug.mode == DebugMode.train_only
     gpus = 1 if _uses_gpus(config) else 0
     needs_reference = algorithm_needs(config).reference and not is_replay
@@ -69,7 +74,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
     learners = [spec for spec in specs if spec.actor_class is LearnerActor]
     samplers = [spec for spec in specs if spec.actor_class is SamplerActor]
     learner_nodes = {_node_of(spec) for spec in learners}
-    actors, machines = _started(session, specs, inputs.student.folder)
+    actors, machines = _started(session, specs, inputs.student.folder, run_dir)
     if machines:
         require_shared_folder(run_dir, [machines[node_id] for node_id in learner_nodes])
     members = _members(specs, actors)
@@ -97,7 +102,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
         canary_every=config.rollout.canary_every,
         canary_tolerance=canary_tolerance(config.learner.dtype, config.rollout.dtype),
     )
-    wait_for([controller.begin.remote(cast, setup)], "the controller", "starting")
+    wait_for([controller.begin.remote(cast, setup, watchdog())], "the controller", "starting")
     accelerator = RayController(controller, config.accelerate, config.num_steps, phase)
     learner, sampler = cast.learner(phase), cast.sampler(phase)
     if is_replay:
@@ -130,11 +135,12 @@ def build_ray_sampler(
     config: RunConfig, student: ModelFiles, session: RaySession
 ) -> tuple[RaySampler, Mapping[str, RayVerifier], Callable[[], None]]:
     """Start samplers with the student's own weights as version 0.0, and the verifiers."""
+    session.begin_run(run_folder(config))
     gpus = 1 if _uses_gpus(config) else 0
     samplers = session.placed(sampler_specs(config, student, gpus))
     verifiers = session.placed(verifier_specs(config))
     specs = [*samplers, *verifiers]
-    actors, machines = _started(session, specs, student.folder)
+    actors, machines = _started(session, specs, student.folder, run_folder(config))
     members = _members(specs, actors)
     wait_until_ready(members.values())
 
@@ -142,7 +148,7 @@ def build_ray_sampler(
         return static_publication(config, student)
 
     # The driver itself stages the weights.
-    routes = weight_routes(samplers, _driver_node(session), machines)
+    routes = weight_routes(samplers, session.driver_node(), machines)
     sampler = RaySampler([members[spec.name] for spec in samplers], routes, 1, uncharged, staged)
     with staged() as publication:
         sampler.load(publication)
@@ -152,8 +158,10 @@ def build_ray_sampler(
 
 def build_ray_teacher(config: RunConfig, teacher: ModelFiles, session: RaySession) -> RayTeacher:
     """Start the teacher alone; the session's other actors stop."""
-    specs = _frozen_specs("teacher", config, teacher, 1 if _uses_gpus(config) else 0)
-    members = [Member(name, actor) for name, actor in session.have(specs).items()]
+    specs = session.placed(_frozen_specs("teacher", config, teacher, 1 if _uses_gpus(config) else 0))
+    actors = session.have(specs)
+    watch(session, specs, actors, {}, run_folder(config))
+    members = list(_members(specs, actors).values())
     wait_until_ready(members)
     return RayTeacher(members, uncharged)
 
@@ -172,6 +180,7 @@ def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[Act
             keywords=keywords,
             num_gpus=gpus * config.rollout.tensor_parallel_size,
             num_threads=config.rollout.num_threads,
+            memory_gib=sampler_gib(config.rollout, gpus),
             max_restarts=config.cluster.max_restarts,
         )
         for index in range(config.rollout.num_samplers)
@@ -188,6 +197,7 @@ def _frozen_specs(role: str, config: RunConfig, files: ModelFiles, gpus: int) ->
             keywords=(("attn_implementation", config.model.attn_implementation), ("device", config.cluster.device)),
             num_gpus=gpus,
             num_threads=config.teacher.num_threads,
+            memory_gib=ENGINE_GIB,
             max_restarts=config.cluster.max_restarts,
         )
     ]
@@ -202,6 +212,7 @@ def learner_specs(config: RunConfig, gpus: int) -> list[ActorSpec]:
             arguments=(rank, num_ranks),
             num_gpus=gpus,
             num_threads=config.learner.num_threads,
+            memory_gib=ENGINE_GIB,
             place=Place.TOGETHER,
             max_task_retries=0,
         )
@@ -245,13 +256,14 @@ def begin_learners(config: RunConfig, inputs: RunInputs, cast: ActorCast, nodes:
 
 
 def _started(
-    session: RaySession, specs: Sequence[ActorSpec], student: Path
+    session: RaySession, specs: Sequence[ActorSpec], student: Path, run_dir: Path
 ) -> tuple[Mapping[str, ActorHandle], Mapping[str, Machine]]:
     """Have actors on the machines that they are placed on; return them by name, and the machines, the driver's among them,
     where there are several. Raises ConfigError when one of those lacks what it needs."""
-    looking_after = node_specs({_driver_node(session), *(_node_of(spec) for spec in specs)})
+    looking_after = node_specs({session.driver_node(), *(_node_of(spec) for spec in specs)})
     actors = session.have([*specs, *looking_after])
     machines = machines_of(looking_after, actors, session.nodes())
+    watch(session, [*specs, *looking_after], actors, machines, run_dir)
     if machines:
         require_authentication(machines.values())
         require_folders([(machines[_node_of(spec)], folder) for spec, folder in _folders(specs, student)])
@@ -260,10 +272,6 @@ def _started(
 
 def _members(specs: Sequence[ActorSpec], actors: Mapping[str, ActorHandle]) -> dict[str, Member]:
     return {spec.name: Member(spec.name, actors[spec.name], spec.node_id) for spec in specs}
-
-
-def _driver_node(session: RaySession) -> str:
-    return next(node.node_id for node in session.nodes() if node.is_driver)
 
 
 def _node_of(spec: ActorSpec) -> str:

@@ -6,6 +6,7 @@ import ray
 from ray.exceptions import (
     ActorPlacementGroupRemoved,
     ActorUnschedulableError,
+    GetTimeoutError,
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
@@ -16,6 +17,8 @@ from ray.exceptions import (
 )
 
 from effopd.actors.diagnosis import account_of_death
+from effopd.actors.stacks import show_life
+from effopd.actors.watchdog import actor_of, watchdog
 from effopd.errors import ActorLostError, EffOPDError
 
 LOSSES = (
@@ -44,14 +47,36 @@ def wait_for(references: list, role: str, doing: str) -> list:
     are asked, too, before one is blamed.
 
     Raises:
-        ActorLostError: when an actor died.
+        ActorLostError: when an actor died, or does not answer within `cluster.hang_seconds`.
 
     """
     try:
-        return ray.get(references)
+        return _answers(references, doing)
     except RayError as first:
         error = _most_telling(references, first)
         raise told(error, role, doing) from error
+
+
+def _answers(references: list, doing: str) -> list:
+    """Return what `ray.get` returns, or raises, unless an actor hangs."""
+    asked = time.monotonic()
+    show_life()
+    patience = watchdog().hang_seconds or None
+    while True:
+        try:
+            return ray.get(references, timeout=patience)
+        except GetTimeoutError:
+            patience = _patience_left(references, time.monotonic() - asked, doing)
+
+
+def _patience_left(references: list, silent_seconds: float, doing: str) -> float:
+    """Return how long to wait on for those of `references` that are not there. Raises ActorLostError when an actor hangs."""
+    _, silent = ray.wait(references, num_returns=len(references), timeout=0)
+    left = {actor_of(one): watchdog().seconds_left(actor_of(one), silent_seconds) for one in silent}
+    hung = [actor_id for actor_id, seconds in left.items() if seconds <= 0]
+    if hung:
+        raise ActorLostError(watchdog().tell(dict.fromkeys(hung, silent_seconds), doing))
+    return min(left.values(), default=0.0)
 
 
 def told(error: RayError, role: str, doing: str) -> EffOPDError:

@@ -11,6 +11,8 @@ from ray.actor import ActorHandle
 from effopd.accelerate import EffOPD, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
+from effopd.actors.stacks import expose_stacks
+from effopd.actors.watchdog import Watchdog, keep_watch
 from effopd.candidates import TriggerRoles, TriggerSetting
 from effopd.checkpoints.manifest import FileRecord
 from effopd.config.schema import AccelerateConfig
@@ -55,7 +57,11 @@ def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
 class ControllerActor:
     """One process without an engine. `begin` starts the next run in it."""
 
-    def begin(self, cast: ActorCast, setup: TriggerSetup) -> None:
+    def __init__(self) -> None:
+        expose_stacks()
+
+    def begin(self, cast: ActorCast, setup: TriggerSetup, watchdog: Watchdog) -> None:
+        keep_watch(watchdog)
         self._learner = cast.learner(uncharged)
         self._accelerator = build_accelerator(setup, cast)
 

@@ -22,6 +22,7 @@ _CAUSES = (
     (r"SIGBUS|Bus error", "shared memory is full: free some, or give the container more (docker run --shm-size)"),
     (r"NCCL (?:error|WARN)|ncclSystemError|ncclRemoteError", "NCCL: look at the network between the GPUs"),
     (r"SIGSEGV|Segmentation fault|Fatal Python error", "a crash in native code: see the stack in its log"),
+    (r"killed by `ray\.kill`", "it did not answer within cluster.hang_seconds: see hangs.txt in the run folder"),
     (r"[Nn]ode (?:was )?(?:died|dead|terminated|preempted)|node has died", "its machine is gone"),
 )
 """What logs say, and what that means with a remedy; the first that fits counts."""

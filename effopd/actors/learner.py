@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from effopd.actors.calls import wait_for
+from effopd.actors.stacks import expose_stacks
 from effopd.checkpoints.learner_state import LearnerProgress, save_learner
 from effopd.checkpoints.manifest import FileRecord
 from effopd.engines.build import LearnerSetup, build_learner
@@ -41,6 +42,7 @@ class LearnerActor:
     """One rank. The process outlives a run; `begin` starts the next one in it."""
 
     def __init__(self, rank: int, world_size: int) -> None:
+        expose_stacks()
         self._rank = rank
         self._world_size = world_size
         self._learner: DeepSpeedLearner | None = None

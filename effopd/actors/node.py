@@ -1,6 +1,7 @@
 """One small process on every machine of a run that has several: it copies weights, and tells what only it can see."""
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from effopd.actors.stacks import Sighting, expose_stacks, look_at
 from effopd.types import Publication
 from effopd.weights import SegmentCopy, SegmentReaders, shared_memory_folder
 
@@ -17,6 +19,7 @@ class NodeActor:
     """What one machine does for the others."""
 
     def __init__(self) -> None:
+        expose_stacks()
         self._readers = SegmentReaders()
         self._copy: SegmentCopy | None = None
 
@@ -45,6 +48,10 @@ class NodeActor:
 
     def has_folder(self, folder: Path) -> bool:
         return folder.is_dir()
+
+    def look_at(self, actor_ids: Collection[str]) -> dict[str, Sighting]:
+        """Return what is seen of actors of this machine."""
+        return look_at(actor_ids)
 
     def write_probe(self, path: Path) -> None:
         """Write a small file. Where that is not possible nothing happens, and the driver does not find it."""

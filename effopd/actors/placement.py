@@ -5,12 +5,16 @@ actors have GPUs, these decide. Where none has, learner ranks stay on the driver
 score are dealt out to the others in turn.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from effopd.errors import ConfigError
+
+_COUNTED_BY = {"sampler": "rollout.num_samplers", "learner": "learner.num_ranks"}
+"""The settings that say how many of a role there are."""
 
 
 class Place(StrEnum):
@@ -32,6 +36,8 @@ class Need:
     """Such as `sampler 0`; what stands before the number is its role."""
     place: Place
     num_gpus: int
+    memory_gib: float = 0.0
+    """Host memory that it takes at least, shared pages not counted."""
 
     @property
     def role(self) -> str:
@@ -47,12 +53,15 @@ class Node:
     address: str
     num_gpus: int
     is_driver: bool
+    memory_gib: float = math.inf
+    """Host memory that was free when Ray started there."""
 
 
 def place_actors(needs: Sequence[Need], nodes: Sequence[Node]) -> dict[str, Node]:
     """Return the machine of every actor by name.
 
-    Raises ConfigError, with the arithmetic for every machine, when some actor finds too few free GPUs on any of them.
+    Raises ConfigError, with the arithmetic, when some actor finds too few free GPUs on any machine, or a machine has too little
+    memory for the processes that it gets.
     """
     ordered = sorted(nodes, key=lambda node: (not node.is_driver, node.address))
     with_gpus = [need for need in needs if need.num_gpus > 0]
@@ -66,7 +75,10 @@ def place_actors(needs: Sequence[Need], nodes: Sequence[Node]) -> dict[str, Node
     left_out = [need for need in with_gpus if need.name not in placed]
     if left_out:
         raise ConfigError(_refusal(left_out[0], with_gpus, placed, ordered))
-    return placed | _deal_out([need for need in needs if need.num_gpus == 0], ordered)
+    placed |= _deal_out([need for need in needs if need.num_gpus == 0], ordered)
+    for node in ordered:
+        _require_memory(node, [need for need in needs if placed[need.name] == node], needs)
+    return placed
 
 
 def _first_fit(needs: Sequence[Need], nodes: Sequence[Node]) -> dict[str, Node]:
@@ -88,6 +100,23 @@ def _deal_out(needs: Sequence[Need], nodes: Sequence[Node]) -> dict[str, Node]:
         need.name: others[anywhere.index(need.name) % len(others)] if need.place is Place.ANYWHERE else nodes[0]
         for need in needs
     }
+
+
+def _require_memory(node: Node, here: Sequence[Need], needs: Sequence[Need]) -> None:
+    """Raise ConfigError when the processes of `here`, those of `needs` that are on `node`, cannot all be in its memory."""
+    total_gib = sum(need.memory_gib for need in here)
+    if total_gib <= node.memory_gib:
+        return
+    counts = Counter((need.role, need.memory_gib) for need in here)
+    (largest, _), _ = max(counts.items(), key=lambda item: item[0][1] * item[1])
+    num_largest = sum(need.role == largest for need in needs)
+    blamed = f"{_COUNTED_BY[largest]}={num_largest}: " if largest in _COUNTED_BY else ""
+    processes = " + ".join(f"{count} {role} x {size:.2f}" for (role, size), count in counts.items())
+    raise ConfigError(
+        f"{blamed}the processes on machine {node.address} take {total_gib:.1f} GiB of memory before they load a model ({processes}), and "
+        f"{node.memory_gib:.1f} GiB were free when Ray started there; lower rollout.num_samplers or learner.num_ranks, or "
+        "give the run more machines"
+    )
 
 
 def _refusal(left_out: Need, needs: Sequence[Need], placed: dict[str, Node], nodes: Sequence[Node]) -> str:

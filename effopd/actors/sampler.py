@@ -11,6 +11,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from effopd.actors.stacks import expose_stacks
 from effopd.actors.supervision import Member, Request, answers_to, get_from, make_ready
 from effopd.actors.weight_routes import WeightRoutes, copies_of
 from effopd.config.schema import Device, RolloutConfig
@@ -34,6 +35,7 @@ class SamplerActor:
     def __init__(
         self, config: RolloutConfig, model_path: str, *, max_model_len: int, device: Device, seed: int
     ) -> None:
+        expose_stacks()
         # The engine starts in `ready`: what a constructor raises reaches nobody but as "the actor died".
         self._build = partial(build_sampler, config, model_path, max_model_len=max_model_len, device=device, seed=seed)
         self._engine: SamplerEngine | None = None

@@ -10,13 +10,17 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorClass, ActorHandle
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from effopd.actors.calls import SECONDS_TO_TELL
+from effopd.actors.footprint import PROCESS_GIB
 from effopd.actors.placement import Need, Node, Place, place_actors
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import ClusterConfig
@@ -49,6 +53,8 @@ class ActorSpec:
     keywords: tuple[tuple[str, object], ...] = ()
     num_gpus: int = 0
     num_threads: int = 1
+    memory_gib: float = PROCESS_GIB
+    """Host memory of its own that it takes at least."""
     max_restarts: int = 0
     """Times that Ray starts it again when it dies; 0 for what holds something that no other has."""
     place: Place = Place.ANYWHERE
@@ -68,6 +74,8 @@ class RaySession:
     actors: dict[str, tuple[ActorSpec, ActorHandle]] = field(default_factory=dict)
     reserved: dict[str, PlacementGroup] = field(default_factory=dict)
     """The GPUs of every actor that has some, by its name."""
+    run_dir: Path | None = None
+    """Of the run that the actors play in, or played in last."""
 
     def start(self) -> None:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
@@ -102,6 +110,14 @@ class RaySession:
                 "start one with `ray start --head`, or set cluster.address=null to start one on this machine"
             ) from error
 
+    def begin_run(self, run_dir: Path) -> None:
+        """Let another run begin, unless it is the same that begins anew. `cluster.max_restarts` is a run's, but Ray counts over
+        the life of an actor; so those that have died once, and were replaced, are stopped, and the run starts new ones."""
+        if run_dir != self.run_dir:
+            for name in self._replaced():
+                self._stop(name)
+        self.run_dir = run_dir
+
     def have(self, specs: list[ActorSpec]) -> dict[str, ActorHandle]:
         """Return an actor for every spec, by name; stop the actors that no spec asks for.
 
@@ -120,10 +136,12 @@ class RaySession:
     def placed(self, specs: Sequence[ActorSpec]) -> list[ActorSpec]:
         """Return `specs` with a machine for each; one that has a machine keeps it.
 
-        Raises ConfigError, with the arithmetic for every machine, when the cluster cannot hold the plan.
+        Raises ConfigError, with the arithmetic, when the cluster cannot hold the plan.
         """
         needs = [
-            Need(name=spec.name, place=spec.place, num_gpus=spec.num_gpus) for spec in specs if spec.node_id is None
+            Need(name=spec.name, place=spec.place, num_gpus=spec.num_gpus, memory_gib=spec.memory_gib)
+            for spec in specs
+            if spec.node_id is None
         ]
         found = place_actors(needs, self.nodes()) if needs else {}
         return [replace(spec, node_id=found[spec.name].node_id) if spec.node_id is None else spec for spec in specs]
@@ -137,10 +155,15 @@ class RaySession:
                 address=node["NodeManagerAddress"],
                 num_gpus=int(node["Resources"].get("GPU", 0)),
                 is_driver=node["NodeID"] == here,
+                memory_gib=(node["Resources"]["memory"] + node["Resources"]["object_store_memory"]) / 2**30,
             )
             for node in ray.nodes()
             if node["Alive"]
         ]
+
+    def driver_node(self) -> str:
+        """Return the driver's machine, by Ray's name for it."""
+        return next(node.node_id for node in self.nodes() if node.is_driver)
 
     def stop(self) -> None:
         """Stop every actor and leave Ray."""
@@ -160,6 +183,26 @@ class RaySession:
         they take long to start, and the next `have` finds them."""
         for name in [name for name, (spec, _) in self.actors.items() if spec.max_restarts == 0]:
             self._stop(name)
+
+    def _replaced(self) -> list[str]:
+        """Return the names of actors that were replaced, or do not answer."""
+        asked: dict[ObjectRef, str] = {
+            actor.__ray_call__.remote(_was_replaced): name
+            for name, (spec, actor) in self.actors.items()
+            if spec.max_restarts > 0
+        }
+        if not asked:
+            return []
+        done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS_TO_TELL)
+        found = [asked[reference] for reference in silent]
+        for reference in done:
+            try:
+                was_replaced = ray.get(reference)
+            except RayError:
+                was_replaced = True
+            if was_replaced:
+                found.append(asked[reference])
+        return found
 
     def _stop(self, name: str) -> None:
         _, actor = self.actors.pop(name)
@@ -214,6 +257,11 @@ def wait_until_ready(members: Iterable[Member]) -> None:
     """Return when every actor answers `ready`, or raise what its start raised."""
     requests = [Request(member, lambda actor: [actor.ready.remote()]) for member in members]
     answers_to(requests, "starting", make_ready)
+
+
+def _was_replaced(actor: object) -> bool:
+    """Return whether the process that this runs in, which is an actor's, is not the actor's first."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def _start(spec: ActorSpec, reserved: PlacementGroup | None) -> ActorHandle:

@@ -7,11 +7,13 @@ what the old one left unanswered. Requests carry their seeds, so the answers are
 Ray may hand a call to the new process by itself; one that is not ready for it raises NotReadyError, which is answered here
 like the death that it comes from.
 
-An exception that a request raises in a living actor is no death: asked again it would be raised again.
+An exception that a request raises in a living actor is no death: asked again it would be raised again. One that does not
+answer within `cluster.hang_seconds` is reported and killed, and then dead like any other.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -21,10 +23,15 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from effopd.actors.calls import told
 from effopd.actors.diagnosis import account_of_death
+from effopd.actors.stacks import show_life
+from effopd.actors.watchdog import actor_of, watchdog
 from effopd.errors import ActorLostError, EffOPDError, NotReadyError
 
 LOOK_SECONDS = 20.0
 """How long an answer is waited for before one looks whether the member's machine is still there."""
+
+SECONDS_TO_RESTART = 60.0
+"""How long Ray may take to start a process anew, before its silence counts."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,19 +71,29 @@ def answers_to(
     firsts: list = [None] * len(requests)
     num_asked = [1] * len(requests)
     pending = {answer[0]: index for index, answer in enumerate(answers)}
+    num_deaths = dict.fromkeys((request.member.name for request in requests), 0)
+    deaths_when_asked = [0] * len(requests)
+    heard = dict.fromkeys(num_deaths, time.monotonic())
     while pending:
-        done = _next_answer(list(pending), [requests[index].member for index in pending.values()], doing)
-        index = pending.pop(done)
-        request = requests[index]
-        try:
-            firsts[index] = ray.get(done)
-        except RayError as error:
-            if not _is_replaceable(error):
-                raise _final(error, request.member, doing, num_asked[index]) from error
-            _bring_back(request.member, doing, restore)
-            answers[index] = request.ask(request.member.actor)
-            num_asked[index] += 1
-            pending[answers[index][0]] = index
+        members = [requests[index].member for index in pending.values()]
+        for done in _next_answers(list(pending), members, doing, heard):
+            index = pending.pop(done)
+            request = requests[index]
+            name = request.member.name
+            try:
+                firsts[index] = ray.get(done)
+            except RayError as error:
+                if not _is_replaceable(error):
+                    raise _final(error, request.member, doing, num_asked[index]) from error
+                # One death may leave many requests unanswered.
+                if deaths_when_asked[index] == num_deaths[name]:
+                    _bring_back(request.member, doing, restore)
+                    num_deaths[name] += 1
+                answers[index] = request.ask(request.member.actor)
+                num_asked[index] += 1
+                deaths_when_asked[index] = num_deaths[name]
+                pending[answers[index][0]] = index
+            heard[name] = time.monotonic()
     return firsts, answers
 
 
@@ -87,22 +104,47 @@ def make_ready(member: Member) -> None:
 
 def get_from(member: Member, reference: ObjectRef, doing: str) -> object:
     """Return a member's answer. Raises ActorLostError when its machine is gone, and otherwise what `ray.get` raises."""
-    return ray.get(_next_answer([reference], [member], doing))
+    _next_answers([reference], [member], doing, {member.name: time.monotonic()})
+    return ray.get(reference)
 
 
-def _next_answer(pending: list[ObjectRef], members: list[Member], doing: str) -> ObjectRef:
-    """Return the first reference that is there. Ray waits without end for an actor that it has no place for."""
+def _next_answers(
+    pending: list[ObjectRef], members: list[Member], doing: str, heard: dict[str, float]
+) -> list[ObjectRef]:
+    """Return the references that are there, at least one; kill members that hang.
+
+    Ray waits without end for an actor that it has no place for. `heard` tells from when on the silence of each member counts, by
+    its name and on the monotonic clock: since it was last asked or answered, or since another process can have taken its place.
+    """
+    show_life()
+    between_looks = min(LOOK_SECONDS, watchdog().hang_seconds / 4 or LOOK_SECONDS)
     while True:
-        done, _ = ray.wait(pending, timeout=LOOK_SECONDS)
+        done, _ = ray.wait(pending, timeout=between_looks)
         if done:
-            return done[0]
-        for member in members:
-            _require_machine(member, doing)
+            # With a thousand answers pending, to wait for each by itself would take longer than to fetch them.
+            return ray.wait(pending, num_returns=len(pending), timeout=0)[0]
+        _require_machines(members, doing)
+        _kill_hung({actor_of(one): member for one, member in zip(pending, members, strict=True)}, doing, heard)
 
 
-def _require_machine(member: Member, doing: str) -> None:
-    if member.node_id is not None and member.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-        raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
+def _kill_hung(members: Mapping[str, Member], doing: str, heard: dict[str, float]) -> None:
+    """Report on those of `members`, by Ray's name for them, that have been silent for too long, and kill them."""
+    silent = {actor_id: time.monotonic() - heard[member.name] for actor_id, member in members.items()}
+    hung = {
+        actor_id: seconds for actor_id, seconds in silent.items() if watchdog().seconds_left(actor_id, seconds) <= 0
+    }
+    if hung:
+        watchdog().tell(hung, doing)
+    for actor_id in hung:
+        ray.kill(members[actor_id].actor, no_restart=False)
+        heard[members[actor_id].name] = time.monotonic() + SECONDS_TO_RESTART
+
+
+def _require_machines(members: Collection[Member], doing: str) -> None:
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for member in members:
+        if member.node_id is not None and member.node_id not in alive:
+            raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
 
 
 def _bring_back(member: Member, doing: str, restore: Callable[[Member], None]) -> None:
@@ -126,7 +168,7 @@ def _is_replaceable(error: RayError) -> bool:
 def _final(error: RayError, member: Member, doing: str, num_asked: int) -> EffOPDError:
     if not isinstance(error, ActorDiedError):
         return told(error, member.name, doing)
-    _require_machine(member, doing)
+    _require_machines([member], doing)
     again = (
         f", and so did the {num_asked - 1} before it that were asked the same: what they were asked may be what kills them"
         if num_asked > 1

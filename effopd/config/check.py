@@ -265,7 +265,8 @@ def _cluster(config: RunConfig) -> Iterator[str]:
             yield f"{_shown(config, key, 'cluster.runtime')}: one process holds one of each role; add cluster=laptop"
     if config.cluster.address is not None:
         yield f"{_shown(config, 'cluster.address', 'cluster.runtime')}: only Ray has an address; add cluster=laptop"
-    yield from _without_effect(config, ["cluster.max_restarts"], "in one process", "add cluster=laptop")
+    keys = ["cluster.max_restarts", "cluster.hang_seconds"]
+    yield from _without_effect(config, keys, "in one process", "add cluster=laptop")
 
 
 def _logger(config: RunConfig) -> Iterator[str]:

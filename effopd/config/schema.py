@@ -562,8 +562,11 @@ class ClusterConfig:
     address: str | None = None
     """Of a running Ray cluster; null starts one on this machine."""
     max_restarts: int = 3
-    """Times that each sampler, teacher, reference or verifier may be replaced, and times that a run may begin anew at its
-    last checkpoint after the death of a learner rank or the controller. 0: a death ends the run."""
+    """Times that each sampler, teacher, reference or verifier may be replaced in a run, and times that a run may begin anew at
+    its last checkpoint after the death of a learner rank or the controller. 0: a death ends the run."""
+    hang_seconds: float = 1800.0
+    """A process that has not answered for so long hangs: what all are doing is written to hangs.txt in the run folder, and it is
+    killed and treated as dead. Must be longer than the longest rollout, update, start of an engine or save. 0: wait for ever."""
 
     def __post_init__(self) -> None:
         require(
@@ -572,6 +575,13 @@ class ClusterConfig:
             self.max_restarts,
             "must not be negative",
             "use 0 to end the run at the first death",
+        )
+        require(
+            self.hang_seconds >= 0,
+            "cluster.hang_seconds",
+            self.hang_seconds,
+            "must not be negative",
+            "use 0 to wait for ever",
         )
 
 

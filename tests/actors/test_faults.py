@@ -5,6 +5,7 @@ Real Ray; light actors, and then the toy models under plain transformers.
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ from effopd.config.jobs import training_jobs
 from effopd.config.register import open_configs
 from effopd.config.schema import RunConfig
 from effopd.errors import ActorLostError, EffOPDError, NotReadyError, RolloutError
+from effopd.evaluate import SamplingEvaluator
 from effopd.launch import train
 from effopd.termination import Terminated
+from effopd.types import EvalReport, PolicyVersion
 
 SETTINGS = [
     "experiment=toy_effopd",
@@ -233,6 +236,29 @@ def test_sigterm_saves_what_is_finished_and_the_rest_is_made_up_for(
         train(config_of(f"output_dir={run}", save_every=0))  # which saves at the end only
     checkpoint = latest_checkpoint(run)
     assert checkpoint is not None and 1 <= checkpoint.state.step < 3
+    with open_configs() as configs:
+        (job,) = training_jobs(configs, [f"resume={run}"], is_multirun=False)
+    train(job.config)
+    assert course(run) == course(undisturbed)
+
+
+def test_an_evaluation_that_sigterm_breaks_off_is_made_up_for(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    evaluate = SamplingEvaluator.evaluate
+
+    def evaluate_with_a_signal(self: SamplingEvaluator, step: int, version: PolicyVersion) -> EvalReport:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, step, version)
+
+    monkeypatch.setattr(SamplingEvaluator, "evaluate", evaluate_with_a_signal)
+    with pytest.raises(Terminated):
+        train(config_of("cluster=local", f"output_dir={run}", save_every=0))
+    monkeypatch.undo()
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None and (checkpoint.state.step, checkpoint.score) == (2, None)
     with open_configs() as configs:
         (job,) = training_jobs(configs, [f"resume={run}"], is_multirun=False)
     train(job.config)

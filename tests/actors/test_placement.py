@@ -1,6 +1,7 @@
 """Which machine an actor gets, and what a plan that does not fit is told. Machines have 8 GPUs unless a test says otherwise."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -91,3 +92,18 @@ def test_the_drivers_machine_comes_first_whatever_its_address():
     cluster = [Node(node_id="a", address="10.0.0.1", num_gpus=8, is_driver=False)]
     cluster.append(Node(node_id="b", address="10.0.0.2", num_gpus=8, is_driver=True))
     assert place_actors(ranks(1), cluster)["learner 0"].node_id == "b"
+
+
+def test_more_processes_than_a_machine_has_memory_for_are_refused_with_the_setting_that_counts_most_of_them():
+    # 1 rank of 0.25 GiB with the driver; of 60 samplers of 1.4 GiB the second and the third machine get 30 each: 42 GiB.
+    plan = [replace(need, memory_gib=0.25) for need in ranks(1, 0)]
+    plan += [replace(need, memory_gib=1.4) for need in needs("sampler", 60, 0)]
+    small = [replace(node, memory_gib=41.9) for node in nodes(0, 0, 0)]
+    with pytest.raises(ConfigError) as refusal:
+        place_actors(plan, small)
+    assert str(refusal.value) == (
+        "rollout.num_samplers=60: the processes on machine 10.0.0.2 take 42.0 GiB of memory before they load a model "
+        "(30 sampler x 1.40), and 41.9 GiB were free when Ray started there; lower rollout.num_samplers or learner.num_ranks, or "
+        "give the run more machines"
+    )
+    assert len(place_actors(plan, [replace(node, memory_gib=42.1) for node in small])) == 61

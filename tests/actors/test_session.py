@@ -1,6 +1,9 @@
 """What a session keeps and what it replaces, and how errors come out of actors, with real Ray and light actors."""
 
 import os
+import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -28,9 +31,12 @@ class Counter:
     def die(self) -> None:
         os._exit(1)
 
+    def pid(self) -> int:
+        return os.getpid()
 
-def spec(name: str = "counter", start: int = 0, num_gpus: int = 0) -> ActorSpec:
-    return ActorSpec(name=name, actor_class=Counter, arguments=(start,), num_gpus=num_gpus)
+
+def spec(name: str = "counter", start: int = 0, num_gpus: int = 0, max_restarts: int = 0) -> ActorSpec:
+    return ActorSpec(name=name, actor_class=Counter, arguments=(start,), num_gpus=num_gpus, max_restarts=max_restarts)
 
 
 def count(session: RaySession, wanted: ActorSpec) -> int:
@@ -52,6 +58,21 @@ def test_an_actor_that_no_spec_asks_for_is_stopped(session: RaySession) -> None:
     count(session, spec("one"))
     count(session, spec("two"))
     assert set(session.actors) == {"two"}
+
+
+def test_an_actor_that_was_replaced_in_one_run_is_started_anew_for_the_next(session: RaySession) -> None:
+    specs = [spec("sound", max_restarts=1), spec("replaced", max_restarts=1)]
+    session.begin_run(Path("first"))
+    before = session.have(specs)
+    (pid,) = wait_for([before["replaced"].pid.remote()], "the counter", "telling")
+    os.kill(pid, signal.SIGKILL)
+    assert ray.get([actor.add.remote() for actor in before.values()]) == [1, 1]
+    session.begin_run(Path("first"))  # a restart from a checkpoint, which is the same run
+    assert session.have(specs) == before
+    session.begin_run(Path("second"))
+    after = session.have(specs)
+    assert {name for name in after if after[name] != before[name]} == {"replaced"}
+    assert ray.get([after[name].add.remote() for name in ("sound", "replaced")]) == [2, 1]
 
 
 def test_our_errors_come_out_of_an_actor_as_themselves(session: RaySession) -> None:
@@ -80,3 +101,10 @@ def test_a_plan_that_needs_more_gpus_than_there_are_is_refused_with_the_arithmet
         ConfigError, match=rf"needs {present + 1} GPUs \(1 big x {present + 1}\) and the cluster has {present}"
     ):
         session.have([spec("big", num_gpus=present + 1)])
+
+
+def test_a_plan_whose_processes_alone_need_more_memory_than_there_is_is_refused(session: RaySession) -> None:
+    with pytest.raises(
+        ConfigError, match=r"take 99999\.0 GiB of memory before they load a model \(1 big x 99999\.00\)"
+    ):
+        session.have([replace(spec("big"), memory_gib=99_999.0)])

@@ -3,6 +3,7 @@
 Both ends are real processes of one machine here; `tests/hosts` has two.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from effopd.actors.several_nodes import (
     require_shared_folder,
     weight_routes,
 )
+from effopd.actors.stacks import expose_stacks
 from effopd.actors.supervision import Member
+from effopd.actors.watchdog import Watchdog, Watched
 from effopd.actors.weight_routes import WeightRoutes
 from effopd.errors import ConfigError, WeightSyncError
 from effopd.production import uncharged
@@ -40,12 +43,16 @@ class Reader:
     """A sampler that only reads."""
 
     def __init__(self) -> None:
+        expose_stacks()
         self._readers = SegmentReaders()
 
     def load(self, publication: Publication) -> None:
         reader = self._readers.verified(publication)
         self._loaded = publication
         self._total = sum(tensor.sum().item() for bucket in publication.buckets for _, tensor in reader.tensors(bucket))
+
+    def pid(self) -> int:
+        return os.getpid()
 
     def loaded(self) -> tuple[Publication, float]:
         return self._loaded, self._total
@@ -156,6 +163,20 @@ def test_a_model_that_a_machine_lacks_is_named_with_the_machine(actors: dict[str
     require_folders([(machine, tmp_path)])
     with pytest.raises(ConfigError, match=r"there is no .*/absent on 10\.0\.0\.2; models must be at the same path"):
         require_folders([(machine, tmp_path), (machine, tmp_path / "absent")])
+
+
+def test_the_process_on_another_machine_tells_what_a_silent_actor_there_is_doing(
+    actors: dict[str, ActorHandle], tmp_path: Path
+) -> None:
+    silent = actors["away"]._actor_id.hex()
+    watched = {silent: Watched(name="sampler 0", address="10.0.0.2", node=actors["receiver"])}
+    report_path = tmp_path / "hangs.txt"
+    told = Watchdog(hang_seconds=60.0, watched=watched, report_path=report_path).tell({silent: 61.0}, "sampling")
+    (pid,) = wait_for([actors["away"].pid.remote()], "a sampler", "telling")
+    assert told.startswith(
+        f"sampler 0 (node 10.0.0.2, process {pid}) hangs: sampling for 61 s without an answer; idle, at "
+    )
+    assert "main_loop" in report_path.read_text()
 
 
 @ray.remote

@@ -1,4 +1,5 @@
-"""A command line that starts nothing: `effopd.launch` is replaced by a module that remembers what it was given."""
+"""A command line that starts nothing: `effopd.launch` and `effopd.scoring` are replaced by a module that remembers what it was
+given."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from effopd.config.schema import RunConfig
 
 
 class FakeLaunch(ModuleType):
-    """Stands in for `effopd.launch`."""
+    """Stands in for both."""
 
     def __init__(self) -> None:
         super().__init__("effopd.launch")
@@ -41,6 +42,7 @@ class Outcome:
 def launch(monkeypatch: pytest.MonkeyPatch) -> FakeLaunch:
     module = FakeLaunch()
     monkeypatch.setitem(sys.modules, "effopd.launch", module)
+    monkeypatch.setitem(sys.modules, "effopd.scoring", module)
     return module
 
 

@@ -197,6 +197,7 @@ VIOLATIONS = [
     ({"rollout.num_samplers": 2, **LOCAL}, ["rollout.num_samplers=2", "cluster.runtime=local"]),
     ({"cluster.address": "auto", **LOCAL}, ["cluster.address=auto", "cluster.runtime=local"]),
     ({"cluster.max_restarts": 1, **LOCAL}, ["cluster.max_restarts=1", "in one process"]),
+    ({"cluster.hang_seconds": 60.0, **LOCAL}, ["cluster.hang_seconds=60", "in one process"]),
     ({"logger.wandb_project": "mine"}, ["logger.wandb_project=mine", "logger.wandb=disabled"]),
     ({"logger.rollouts_every": 0, "logger.rollouts_per_sample": 8}, ["logger.rollouts_per_sample=8"]),
     ({"debug.recorded": "x"}, ["debug.recorded=x", "debug.mode=none"]),

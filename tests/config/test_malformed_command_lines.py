@@ -73,6 +73,7 @@ MISTAKES = [
     (f"{TOY} algo.num_epochs=0", ["algo.num_epochs=0", "at least 1"]),
     (f"{TOY} algo.max_sampling_rounds=0", ["algo.max_sampling_rounds=0", "at least 1"]),
     (f"{TOY} algo.reward_coef=-1", ["algo.reward_coef=-1", "must not be negative"]),
+    (f"{TOY} cluster.hang_seconds=-1", ["cluster.hang_seconds=-1", "must not be negative"]),
     (f"{TOY} algo.kl_coef=-1", ["algo.kl_coef=-1", "must not be negative"]),
     (f"{TOY} algo.overlong_buffer=-1", ["algo.overlong_buffer=-1", "must not be negative"]),
     (f"{TOY} algo.discount=1.5", ["algo.discount=1.5", "must lie in [0, 1]"]),
