@@ -19,6 +19,7 @@ def run(method="vanilla", lr=1e-3, seed=0, scores=(0.4, 0.6, 0.8), seconds_per_s
             for index, score in enumerate(scores)
         ),
         triggers=tuple(trigger(size) for size in jumps),
+        trigger_seconds=1.0 * len(jumps),
     )
 
 

@@ -6,9 +6,9 @@ from curves_by_hand import run
 from PIL import Image
 
 from effopd.config.study_schema import StudyConfig
-from effopd.provenance import Hardware
+from effopd.provenance import Hardware, Source
 from effopd.study.plot import plot_study
-from effopd.study.report import Origin, StudyResult, study_markdown
+from effopd.study.report import Origin, SourceCount, StudyResult, study_markdown
 from effopd.study.statistics import task_result
 
 SETTINGS = StudyConfig(
@@ -25,6 +25,10 @@ ORIGIN = Origin(
     hardware=Hardware(processor="a processor", num_cores=2, memory_gib=24, gpus=()),
     versions={"torch": "2"},
     git=None,
+    run_sources=(
+        SourceCount(source=Source(commit="0123456789abcdef", is_dirty=False), num_runs=4),
+        SourceCount(source=Source(commit="", is_dirty=False), num_runs=2),
+    ),
     num_workers=(2,),
     num_threads=(1,),
     run_seconds=600.0,

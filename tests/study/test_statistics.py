@@ -27,8 +27,8 @@ def settings(**changes):
 
 def test_the_best_learning_rate_has_the_highest_median_final_score():
     # Medians 0.7 and 0.6, although the mean of the second, 0.63, is dragged up by one seed.
-    first = [run(lr=1e-3, seed=seed, scores=(0.4, end)) for seed, end in enumerate((0.5, 0.7, 0.7))]
-    second = [run(lr=1e-4, seed=seed, scores=(0.4, end)) for seed, end in enumerate((0.5, 0.6, 0.8))]
+    first = [run(lr=1e-3, seed=seed, scores=(0.4, 0.4, end)) for seed, end in enumerate((0.5, 0.7, 0.7))]
+    second = [run(lr=1e-4, seed=seed, scores=(0.4, 0.4, end)) for seed, end in enumerate((0.5, 0.6, 0.8))]
     assert best_lr([*second, *first]) == 1e-3
 
 
@@ -59,8 +59,10 @@ def test_costs_are_those_of_the_first_evaluation_at_the_level_with_gate_tokens_t
 
 
 def test_a_level_missed_by_rounding_is_reached():
-    assert costs_to(run(scores=(0.4, 0.1 + 0.2)), 0.4) is not None
-    assert costs_to(run(scores=(0.0, 0.3)), 0.1 + 0.2) is not None  # 0.30000000000000004
+    level = 0.1 + 0.2  # 0.30000000000000004
+    costs = costs_to(run(scores=(0.0, 0.3)), level)
+    assert costs is not None and costs["steps"] == 10
+    assert costs_to(run(scores=(0.0, 0.2999)), level) is None
 
 
 def test_runs_are_compared_at_the_target_or_at_the_score_that_both_reached():
@@ -124,12 +126,13 @@ def test_the_upper_bound_of_two_in_ten_is_that_of_the_tables():
 
 def test_a_task_counts_censored_runs_and_takes_medians_over_seeds():
     runs = [run(seed=seed) for seed in range(3)]  # target 0.6, reached at step 10
-    runs += [run("paper", 1e-4, seed, scores) for seed, scores in enumerate(((0.4, 0.7), (0.4, 0.5, 0.65), (0.4, 0.5)))]
+    runs += [run("paper", 1e-4, seed, scores) for seed, scores in enumerate(((0.4, 0.7, 0.7), (0.4, 0.5, 0.65), (0.4, 0.5, 0.5)))]
     result = task_result("sums", runs, settings())
     assert result is not None
     assert result.target.score == pytest.approx(0.6)
     vanilla, paper = result.groups
     assert (vanilla.method, vanilla.lr, vanilla.seeds, vanilla.num_censored) == ("vanilla", 1e-3, (0, 1, 2), 0)
+    assert paper.to_target["steps"] is not None
     assert (paper.num_censored, paper.to_target["steps"].median) == (1, 20.0)
     assert [row.to_target is None for row in result.runs] == [False, False, True, False, False, False]
 
@@ -177,6 +180,21 @@ def test_a_run_that_never_rises_has_no_ratio_and_is_counted():
 
 def test_a_task_whose_baseline_has_no_run_yet_has_no_result():
     assert task_result("sums", [run("paper")], settings()) is None
+
+
+def test_runs_that_were_evaluated_too_rarely_have_no_score_but_their_triggers_count():
+    # Two evaluations, of which the average wants three; even as the only baseline of that name.
+    rare = run("paper", scores=(0.4, 0.9), jumps=(2.0,))
+    result = task_result("sums", [run(), rare], settings(compare_with=["vanilla", "paper"]))
+    assert result is not None
+    vanilla, paper = result.groups
+    assert (vanilla.num_unscored, vanilla.ratios) == (0, ())
+    assert (paper.num_unscored, paper.num_censored, paper.final_score, paper.ratios) == (1, 0, None, ())
+    assert set(paper.to_target.values()) == {None}
+    assert (paper.jumps.num_accepted, paper.eval_every) == (1, 10)
+    assert "paper" not in result.best_lrs
+    row = result.runs[0]
+    assert (row.method, row.final_score, row.best_score, row.to_target) == ("paper", None, None, None)
 
 
 # Triggers.
