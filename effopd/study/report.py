@@ -160,9 +160,7 @@ def _origin_text(result: StudyResult) -> str:
     workers, threads = (
         " or ".join(str(number) for number in numbers) for numbers in (origin.num_workers, origin.num_threads)
     )
-    sources = ", ".join(
-        f"{_source_text(count.source)} ({count.num_runs})" for count in origin.run_sources
-    )
+    sources = ", ".join(f"{_source_text(count.source)} ({count.num_runs})" for count in origin.run_sources)
     return "\n".join(
         [
             f"    {' '.join(origin.command)}",

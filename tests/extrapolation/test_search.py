@@ -145,9 +145,9 @@ def test_a_verification_that_fails_leaves_the_better_probe() -> None:
 
 
 def test_the_trust_region_of_the_parabola_shrinks_with_the_longest_jump() -> None:
-    # Only one probe is short enough, so there is nothing to fit.
-    assert trace(PARABOLA, quadratic(3.0), longest=2.5) == ([(2.0, True)], 2.0)
     assert trace(PARABOLA, quadratic(14.0) | {7.0: 147.0}, longest=7.0)[1] == 7.0
+    # Both probes are halved, to 1 and 3; the optimum is the greater of them.
+    assert trace(PARABOLA, quadratic(3.0), longest=3.0) == ([(1.0, False), (3.0, True)], 3.0)
 
 
 def test_the_optimum_of_a_parabola_follows_from_three_points() -> None:

@@ -126,7 +126,10 @@ def test_the_upper_bound_of_two_in_ten_is_that_of_the_tables():
 
 def test_a_task_counts_censored_runs_and_takes_medians_over_seeds():
     runs = [run(seed=seed) for seed in range(3)]  # target 0.6, reached at step 10
-    runs += [run("paper", 1e-4, seed, scores) for seed, scores in enumerate(((0.4, 0.7, 0.7), (0.4, 0.5, 0.65), (0.4, 0.5, 0.5)))]
+    runs += [
+        run("paper", 1e-4, seed, scores)
+        for seed, scores in enumerate(((0.4, 0.7, 0.7), (0.4, 0.5, 0.65), (0.4, 0.5, 0.5)))
+    ]
     result = task_result("sums", runs, settings())
     assert result is not None
     assert result.target.score == pytest.approx(0.6)
