@@ -61,7 +61,7 @@ def test_a_run_names_every_commit_that_it_was_started_from_once(tmp_path: Path) 
 
 def test_a_run_without_a_record_of_its_starts_is_refused(tmp_path: Path) -> None:
     (write_run(tmp_path, [], ["a"]) / "versions.json").unlink()
-    with pytest.raises(DataError, match="versions.json: is damaged"):
+    with pytest.raises(DataError, match=r"versions\.json: is damaged"):
         read_run(tmp_path, CELL)
 
 
