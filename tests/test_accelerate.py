@@ -3,7 +3,7 @@
 from threading import Barrier
 
 import pytest
-from trigger_world import PROMPTS, TRAINED_ON, FakeEngine, FakeWorld, effopd, jump
+from trigger_world import TRAINED_ON, FakeEngine, FakeWorld, effopd, jump
 
 from effopd.accelerate import is_trigger
 from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule

@@ -18,7 +18,7 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 CONTEXT = multiprocessing.get_context("forkserver")
 # The server imports once; every rank is forked from it.
 CONTEXT.set_forkserver_preload(
-    ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "learner_rl_cases", "trigger_cases"]
+    ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "learner_rl_cases", "trigger_cases", "preset_cases"]
 )
 
 

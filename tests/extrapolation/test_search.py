@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scores_by_hand import gate_score
 
 from effopd.config.schema import AccelerateConfig, AcceptRule
 from effopd.config.search_schema import SearchKind
@@ -15,16 +16,7 @@ STEP_SIZES = (2.0, 4.0, 6.0, 8.0, 10.0)
 
 
 def score(value: float, mean_response_len: float = 10.0, entropy: float = 1.0) -> GateScore:
-    return GateScore(
-        value=value,
-        per_prompt={"a": value},
-        accuracy=value,
-        reverse_kl_per_token=None,
-        reverse_kl_per_sequence=None,
-        mean_response_len=mean_response_len,
-        num_generated_tokens=100,
-        entropy_per_token=entropy,
-    )
+    return gate_score([value], mean_response_len, entropy)
 
 
 def judge_from(values: dict[float, float], accept: Accept) -> Judge:
