@@ -48,6 +48,11 @@ class _Style:
 
 def plot_study(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: StudyConfig, path: Path) -> None:
     """Write the PNG."""
+    study_figure(tasks, runs, settings).savefig(path, dpi=130)
+
+
+def study_figure(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: StudyConfig) -> Figure:
+    """Return the figure: a block of panels a task."""
     methods = settings.shown or list(settings.methods)
     style = _Style(methods)
     figure = Figure(figsize=(14.5, 7.6 * len(tasks) + 0.6), layout="constrained")
@@ -59,7 +64,7 @@ def plot_study(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: 
         _draw_task(panels, task, chosen, settings, style)
     handles, labels = _legend(blocks[0], style, methods)
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 7), frameon=False)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _draw_task(

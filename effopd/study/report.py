@@ -54,7 +54,7 @@ class Origin:
     run_sources: tuple[SourceCount, ...]
     """The code that the runs ran, which need not be the report's; each run names its own, too."""
     num_workers: tuple[int, ...]
-    """That the runs shared the machine with, themselves included: more than one number where a study was continued with others."""
+    """That the runs shared the machine with, themselves included; several numbers where a study was continued with others."""
     num_threads: tuple[int, ...]
     """Of each worker."""
     run_seconds: float
@@ -138,9 +138,10 @@ def study_markdown(result: StudyResult) -> str:
 _NOTES = """\
 Scores are moving averages over evaluations. Numbers are medians over seeds; in brackets the 95 % percentile bootstrap
 interval over seeds. A run is censored if it does not reach the target within its budget: it counts as infinite in a median,
-which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the target, or, where one of the two is
-censored, at the highest score that both reached (column "below"). Seconds leave out start-up, evaluation and saving. Harmful
-jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
+which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the target,
+or, where one of the two is censored, at the highest score that both reached (column "below"). Seconds leave out start-up,
+evaluation and saving; the share of time is that of all triggers, of those that only looked and of taking jumps back too.
+Harmful jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 
 _COST_HEADINGS = ("method", "lr", "seeds", "censored", *(f"{cost.label} to target" for cost in COSTS), "final score")
 _RATIO_HEADINGS = ("method", "lr", "baseline lr", "seeds", "below", *(cost.label for cost in COSTS), "Δ final score")
@@ -165,8 +166,8 @@ def _origin_text(result: StudyResult) -> str:
         [
             f"    {' '.join(origin.command)}",
             "",
-            f"{result.num_finished} of {result.num_cells} cells finished, in {spoken_time(origin.run_seconds)} of run time; "
-            f"workers {workers}, threads each {threads}; {machine}; {origin.date}; {versions}.",
+            f"{result.num_finished} of {result.num_cells} cells finished, in {spoken_time(origin.run_seconds)} of run "
+            f"time; workers {workers}, threads each {threads}; {machine}; {origin.date}; {versions}.",
             *(["", f"The code of the runs, by commit (runs): {sources}."] if sources else []),
         ]
     )
