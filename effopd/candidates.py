@@ -120,7 +120,7 @@ class Candidates:
     def _sampled(
         self, sample: Callable[[], RolloutHandle], group: Sampler, request: GenerateRequest, step_size: float
     ) -> RolloutHandle:
-        """Return what some engines sample; if one is replaced meanwhile, bring the step size to them anew and ask again."""
+        """Return what some engines sample; if one is replaced meanwhile, bring the step size to them and ask again."""
         while True:
             try:
                 return sample()

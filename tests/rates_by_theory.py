@@ -31,11 +31,12 @@ def normal_cdf(value: float) -> float:
 
 
 def paired_rate(gain: float, noise: float) -> float:
-    """How often a posterior of 95 % is reached on 50 prompts, when a loss truly falls by `gain` and every measurement of a
-    prompt has normal noise.
+    """How often a posterior of 95 % is reached on 50 prompts, when a loss truly falls by `gain` and every measurement of
+    a prompt has normal noise.
 
     P(T >= t) of the noncentral t distribution: differences have the standard deviation √2 noise, and given their sample
-    standard deviation, s times that, the mean has to be t s standard errors above 0. 49 s² is χ² with 49 degrees of freedom.
+    standard deviation, s times that, the mean has to be t s standard errors above 0. 49 s² is χ² with 49 degrees of
+    freedom.
     """
     centre = gain * math.sqrt(50) / (math.sqrt(2) * noise)
     s = np.linspace(0.3, 1.9, 1601)
@@ -48,8 +49,8 @@ def paired_rate(gain: float, noise: float) -> float:
 def any_of(num_candidates: int) -> float:
     """How often one of several candidates that change nothing passes at 5 %, all compared with one baseline.
 
-    Given the baseline's mean b, in its own standard errors, candidates are independent, and each fails with Φ(√2 q - b).
-    Normal in place of Student's t, which agrees for one by the choice of q and is close for several.
+    Given the baseline's mean b, in its own standard errors, candidates are independent, and each fails with
+    Φ(√2 q - b). Normal in place of Student's t, which agrees for one by the choice of q and is close for several.
     """
     b = np.linspace(-8, 8, 3201)
     weights = np.exp(-(b**2) / 2)

@@ -322,8 +322,8 @@ class MeetingEngine(FakeEngine):
 def test_engines_sample_at_the_same_time_and_a_candidate_is_built_while_the_one_before_is_sampled(
     search: SearchKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Engines that wait for each other: one after the other, or one sampled before the next is built, the first would wait
-    # in vain.
+    # Engines that wait for each other: one after the other, or one sampled before the next is built, the first would
+    # wait in vain.
     world = FakeWorld({0.0: 0.4, 2.0: 0.5, 6.0: 0.3, 2.5: 0.45})  # the parabola is greatest at 2.5
     meeting = Barrier(2)
     monkeypatch.setattr(world, "groups", lambda most: [MeetingEngine(world, meeting) for _ in range(2)])

@@ -39,8 +39,8 @@ def probe_parabola(
     probe, if any.
 
     A fit that rises all the way, a line or the right side of a valley, is greatest at `max_step_size`. It is not tried
-    there: the probes say little of what lies so far beyond them, the schedule comes back in a few steps, and the figures
-    of `scripts/studies/full` are of this rule, to which such a fit came in 10 of 416 searches.
+    there: the probes say little of what lies so far beyond them, the schedule comes back in a few steps, and the
+    figures of `scripts/studies/full` are of this rule, under which 10 of 416 searches had such a fit.
     """
     records = [judge(step_size, baseline) for step_size in probes]
     peak = None

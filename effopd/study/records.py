@@ -100,8 +100,8 @@ class StudyRun:
 
     @property
     def is_scored(self) -> bool:
-        """Whether there are as many evaluations as a smoothed score averages. With fewer, the untrained policy weighs so
-        much in the last score that it can be compared with nobody else's."""
+        """Whether there are as many evaluations as a smoothed score averages. With fewer, the untrained policy weighs
+        so much in the last score that it can be compared with nobody else's."""
         return len(self.points) >= self.ema
 
     @property

@@ -54,7 +54,7 @@ class Origin:
     run_sources: tuple[SourceCount, ...]
     """The code that the runs ran, which need not be the report's; each run names its own, too."""
     num_workers: tuple[int, ...]
-    """That the runs shared the machine with, themselves included; several numbers where a study was continued with others."""
+    """That the runs shared the machine with, themselves included; several where a study was continued with others."""
     num_threads: tuple[int, ...]
     """Of each worker."""
     run_seconds: float
@@ -138,10 +138,10 @@ def study_markdown(result: StudyResult) -> str:
 _NOTES = """\
 Scores are moving averages over evaluations. Numbers are medians over seeds; in brackets the 95 % percentile bootstrap
 interval over seeds. A run is censored if it does not reach the target within its budget: it counts as infinite in a median,
-which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the target,
-or, where one of the two is censored, at the highest score that both reached (column "below"). Seconds leave out start-up,
-evaluation and saving; the share of time is that of all triggers, of those that only looked and of taking jumps back too.
-Harmful jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
+which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the
+target, or, where one of the two is censored, at the highest score that both reached (column "below"). Seconds leave out
+start-up, evaluation and saving; the share of time is that of all triggers, of those that only looked and of taking jumps
+back too. Harmful jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 
 _COST_HEADINGS = ("method", "lr", "seeds", "censored", *(f"{cost.label} to target" for cost in COSTS), "final score")
 _RATIO_HEADINGS = ("method", "lr", "baseline lr", "seeds", "below", *(cost.label for cost in COSTS), "Δ final score")
@@ -183,15 +183,15 @@ def _score_notes(groups: Sequence[Group]) -> list[str]:
     without = [f"{group.method} at {written_lr(group.lr)}" for group in groups if group.num_unscored]
     if without:
         notes.append(
-            f"Without a score, and so without costs and ratios: {', '.join(without)}. There are fewer evaluations than a score "
-            "averages, so the untrained policy would weigh in the last one."
+            f"Without a score, and so without costs and ratios: {', '.join(without)}. There are fewer evaluations than a "
+            "score averages, so the untrained policy would weigh in the last one."
         )
     every = {group.method: group.eval_every for group in groups if group.num_unscored < len(group.seeds)}
     if len(set(every.values())) > 1:
         listed = ", ".join(f"{method} {steps or 'once'}" for method, steps in every.items())
         notes.append(
-            f"Steps from one evaluation to the next: {listed}. A score averages over evaluations, so that of a run which is "
-            "evaluated more rarely lags behind by more steps, and its costs are known less finely."
+            f"Steps from one evaluation to the next: {listed}. A score averages over evaluations, so that of a run "
+            "which is evaluated more rarely lags behind by more steps, and its costs are known less finely."
         )
     return notes
 

@@ -77,8 +77,8 @@ class Group:
     final_score: Spread | None
     jumps: JumpRecord
     trigger_share: Spread
-    """Seconds of all triggers, of those that only looked and of taking jumps back too, in parts of the seconds of training,
-    which contain them."""
+    """Seconds of all triggers, of those that only looked and of taking jumps back too, in parts of the seconds of
+    training, which contain them."""
     ratios: tuple[Ratio, ...]
 
 

@@ -29,7 +29,7 @@ TRAINED_ON = Gathered(rollouts=NOTHING, batches=(), num_prompt_batches=1, num_ge
 
 
 class ScriptedGate:
-    """Sampler, publisher and verifier: of the 50 prompts, every request answers as many rightly as the next number says."""
+    """Sampler, publisher and verifier: every request answers as many prompts rightly as the next number says."""
 
     def __init__(self, numbers_right: Sequence[int]) -> None:
         self._numbers = iter(numbers_right)

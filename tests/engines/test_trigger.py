@@ -216,8 +216,17 @@ TRACES = {
 }
 
 
-@every_layout
-@pytest.mark.parametrize(("preset", "moved"), [("paper", MOVED_AS_PRINTED), ("released", MOVED_AS_RELEASED)])
+@pytest.mark.parametrize(
+    ("preset", "moved", "world_size", "stage", "dtype"),
+    [
+        ("paper", MOVED_AS_PRINTED, 1, 2, "float32"),
+        ("paper", MOVED_AS_PRINTED, 3, 1, "bfloat16"),
+        ("paper", MOVED_AS_PRINTED, 2, 3, "bfloat16"),
+        ("released", MOVED_AS_RELEASED, 2, 0, "bfloat16"),
+        ("released", MOVED_AS_RELEASED, 3, 3, "float32"),
+    ],
+    ids=lambda value: "" if isinstance(value, set) else str(value),
+)
 def test_a_preset_turns_scores_into_decisions_and_these_into_weights(
     preset: str, moved: set[str], lab: Lab, world_size: int, stage: int, dtype: str
 ) -> None:

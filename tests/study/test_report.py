@@ -124,8 +124,8 @@ def test_the_figure_has_two_rows_of_panels_a_task_with_every_method_in_them(tmp_
         assert curves(panel) == {vanilla: [0.4, 0.6, 0.8], paper: [0.4, 0.55, 0.7]}
     for panel in panels[3:5]:
         assert curves(panel) == {vanilla: [0.4, 0.45, 0.5], paper: [0.4, 0.55, 0.7]}
-    # The target, 0.6: vanilla is there after 10 steps of 2 s with 1e-3, paper after 20 with 1e-4; with 1e-4 vanilla ends
-    # below, which is a hollow marker at its budget of 20 steps.
+    # The target, 0.6: vanilla is there after 10 steps of 2 s with 1e-3, paper after 20 with 1e-4; with 1e-4 vanilla
+    # ends below, which is a hollow marker at its budget of 20 steps.
     for panel, scale in ((panels[2], 1.0), (panels[5], 2.0)):
         points = {
             (str(line.get_color()), str(line.get_markerfacecolor()) == "white"): list(line.get_ydata())
