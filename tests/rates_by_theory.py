@@ -31,8 +31,8 @@ def normal_cdf(value: float) -> float:
 
 
 def paired_rate(gain: float, noise: float) -> float:
-    """How often a posterior of 95 % is reached on 50 prompts, when a loss truly falls by `gain` and every measurement of
-    a prompt has normal noise.
+    """How often a posterior of 95 % is reached on 50 prompts, when a loss truly falls by `gain` and every measurement
+    of a prompt has normal noise.
 
     P(T >= t) of the noncentral t distribution: differences have the standard deviation √2 noise, and given their sample
     standard deviation, s times that, the mean has to be t s standard errors above 0. 49 s² is χ² with 49 degrees of

@@ -140,8 +140,8 @@ Scores are moving averages over evaluations. Numbers are medians over seeds; in 
 interval over seeds. A run is censored if it does not reach the target within its budget: it counts as infinite in a median,
 which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the
 target, or, where one of the two is censored, at the highest score that both reached (column "below"). Seconds leave out
-start-up, evaluation and saving; the share of time is that of all triggers, of those that only looked and of taking jumps
-back too. Harmful jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
+start-up, evaluation and saving; the share of time is that of all triggers, of those that only looked and of taking
+jumps back too. Harmful jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 
 _COST_HEADINGS = ("method", "lr", "seeds", "censored", *(f"{cost.label} to target" for cost in COSTS), "final score")
 _RATIO_HEADINGS = ("method", "lr", "baseline lr", "seeds", "below", *(cost.label for cost in COSTS), "Δ final score")
@@ -183,8 +183,8 @@ def _score_notes(groups: Sequence[Group]) -> list[str]:
     without = [f"{group.method} at {written_lr(group.lr)}" for group in groups if group.num_unscored]
     if without:
         notes.append(
-            f"Without a score, and so without costs and ratios: {', '.join(without)}. There are fewer evaluations than a "
-            "score averages, so the untrained policy would weigh in the last one."
+            f"Without a score, and so without costs and ratios: {', '.join(without)}. There are fewer evaluations than "
+            "a score averages, so the untrained policy would weigh in the last one."
         )
     every = {group.method: group.eval_every for group in groups if group.num_unscored < len(group.seeds)}
     if len(set(every.values())) > 1:

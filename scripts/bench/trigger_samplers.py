@@ -1,7 +1,7 @@
 """A trigger's wall time with one, two and four samplers, for the searches that have something to sample side by side.
 
-Learner, teacher and engines are fakes: an engine sleeps as long as sampling takes, a fixed time for the longest response
-and a time for every prompt that it has been given, and the learner as long as a candidate takes to publish. What is
+Learner, teacher and engines are fakes: an engine sleeps as long as sampling takes, a fixed time for the longest
+response and a time for every prompt that it has been given, and the learner as long as a candidate takes to publish. What is
 measured is `effopd.accelerate` itself. The default's parabola tries three candidates, of which the two probes go
 side by side; the ladder goes step by step, and has from more samplers that each has fewer prompts. Goal: with four
 samplers a trigger of the default takes at most half as long as with one.
