@@ -62,6 +62,11 @@ class Candidates:
         """Whether the samplers have held anything but the weights that they had when the trigger opened."""
         return self._version.candidate > 0
 
+    @property
+    def has_several_engines(self) -> bool:
+        """Whether different step sizes can be sampled at the same time."""
+        return len(self._roles.sampler.groups(2)) > 1
+
     def hold(self, step_size: float) -> None:
         """Make the learner hold a step size."""
         if self._held != step_size:
@@ -87,23 +92,25 @@ class Candidates:
     def measure_side_by_side(
         self, sampling_of: Mapping[float, Sampling], prompts: Sequence[Prompt], by: Measure
     ) -> dict[float, list[MeasuredResponse]]:
-        """Do the same for several step sizes on a sampling engine each: as many at a time as there are engines. While one
-        is sampled the next one is built, for an engine has its own copy of the weights."""
-        engines = self._roles.sampler.engines()
+        """Do the same for several step sizes, each on its share of the sampling engines: as many at a time as there are
+        engines. While one is sampled the next one is built, for an engine has its own copy of the weights."""
         sizes = list(sampling_of)
+        if not sizes:
+            return {}
+        groups = self._roles.sampler.groups(len(sizes))
         measured = {}
         self._published = None
-        for first in range(0, len(sizes), len(engines)):
-            wave = sizes[first : first + len(engines)]
+        for first in range(0, len(sizes), len(groups)):
+            wave = sizes[first : first + len(groups)]
             requests = [_request(prompts, sampling_of[size]) for size in wave]
             with ThreadPoolExecutor(len(wave)) as pool:
                 sampling = [
-                    pool.submit(engine.generate, request, self._load(size, engine))
-                    for size, request, engine in zip(wave, requests, engines, strict=False)
+                    pool.submit(group.generate, request, self._load(size, group))
+                    for size, request, group in zip(wave, requests, groups, strict=False)
                 ]
                 rollouts = [
-                    self._sampled(future.result, engine, request, size)
-                    for future, engine, request, size in zip(sampling, engines, requests, wave, strict=False)
+                    self._sampled(future.result, group, request, size)
+                    for future, group, request, size in zip(sampling, groups, requests, wave, strict=False)
                 ]
             for size, own in zip(wave, rollouts, strict=True):
                 self.hold(size)
@@ -111,20 +118,20 @@ class Candidates:
         return measured
 
     def _sampled(
-        self, sample: Callable[[], RolloutHandle], engine: Sampler, request: GenerateRequest, step_size: float
+        self, sample: Callable[[], RolloutHandle], group: Sampler, request: GenerateRequest, step_size: float
     ) -> RolloutHandle:
-        """Return what one engine samples; if it is replaced meanwhile, bring the step size to the new one and ask again."""
+        """Return what some engines sample; if one is replaced meanwhile, bring the step size to them and ask again."""
         while True:
             try:
                 return sample()
             except WeightsLostError:
-                sample = partial(engine.generate, request, self._load(step_size, engine))
+                sample = partial(group.generate, request, self._load(step_size, group))
 
-    def _load(self, step_size: float, engine: Sampler) -> PolicyVersion:
-        """Bring a step size to one engine. Canaries are for publishes to all of them."""
+    def _load(self, step_size: float, group: Sampler) -> PolicyVersion:
+        """Bring a step size to some engines. Canaries are for publishes to all of them."""
         self.hold(step_size)
         version = self._next_version()
-        engine.load(self._roles.learner.stage(version))
+        group.load(self._roles.learner.stage(version))
         return version
 
     def _next_version(self) -> PolicyVersion:

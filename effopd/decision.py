@@ -18,7 +18,7 @@ from effopd.extrapolation.gate import (
     with_length_guard,
 )
 from effopd.extrapolation.search import Judge, accepted_step_size, search, withdrawn
-from effopd.extrapolation.step_sizes import planned_step_sizes
+from effopd.extrapolation.step_sizes import step_sizes_within
 from effopd.gate_scores import Measure, MeasuredResponse, as_score, measure_again
 from effopd.roles import Learner
 from effopd.seeds import derive_seed
@@ -44,6 +44,10 @@ class FreshSamples:
         self._prompts = setting.gate_prompts
         self._step = step
         self._responses: dict[float, list[MeasuredResponse]] = {}
+
+    @property
+    def has_several_engines(self) -> bool:
+        return self._candidates.has_several_engines
 
     def score(self, step_size: float, by: Measure) -> GateScore:
         """Return the score on all gate prompts, which are sampled once per step size."""
@@ -83,11 +87,15 @@ class FreshSamples:
 
 
 def search_on_fresh_samples(config: AccelerateConfig, fresh: FreshSamples, by: Measure, longest: float) -> Decision:
-    """Search with every candidate scored on responses of its own: the gates `accuracy` and `reverse_kl`."""
+    """Search with every candidate scored on responses of its own: the gates `accuracy` and `reverse_kl`.
+
+    What will be looked at whatever the others' scores are, a parabola's probes, is sampled side by side where there are
+    engines for it.
+    """
     baseline = fresh.score(0.0, by)
     planned: list[float] = []
-    if config.search is SearchKind.parallel:
-        planned = [size for size in planned_step_sizes(config) if size <= longest]
+    if config.search is SearchKind.parallel or (config.search is SearchKind.parabola and fresh.has_several_engines):
+        planned = step_sizes_within(config, longest)
         fresh.sample_side_by_side(planned, by)
     if config.accept is AcceptRule.sequential:
         judge = _judge_in_chunks(config, fresh, by, baseline)

@@ -77,7 +77,7 @@ class LocalSampler:
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return _rollouts(rollouts)[:num_rollouts]
 
-    def engines(self) -> Sequence["LocalSampler"]:
+    def groups(self, most: int) -> Sequence["LocalSampler"]:
         return (self,)
 
 

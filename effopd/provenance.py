@@ -4,11 +4,12 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +33,16 @@ _DISTRIBUTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Source:
+    """The code that a start of a run ran."""
+
+    commit: str
+    """Empty where git does not know the package."""
+    is_dirty: bool
+    """Whether its files differed from the commit."""
+
+
 def record_start(run_dir: Path, command: Sequence[str]) -> None:
     """Add this start to `versions.json`, whose `starts` has one entry per start, the first one and every resume."""
     path = run_dir / VERSIONS_NAME
@@ -49,7 +60,23 @@ def record_start(run_dir: Path, command: Sequence[str]) -> None:
     replace_file(path, (json.dumps({"starts": starts}, indent=2) + "\n").encode())
 
 
-def _read_starts(path: Path) -> list[object]:
+def read_sources(run_dir: Path) -> tuple[Source, ...]:
+    """Return what the starts of a run ran, each once; more than one where it was resumed by other code.
+
+    Raises DataError when `versions.json` is not what `record_start` wrote.
+    """
+    path = run_dir / VERSIONS_NAME
+    try:
+        return tuple(sorted({_source(start["git"]) for start in _read_starts(path)}))
+    except (OSError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: is damaged ({type(error).__name__}: {error})") from error
+
+
+def _source(git: Mapping[str, Any] | None) -> Source:
+    return Source(commit="", is_dirty=False) if git is None else Source(commit=git["commit"], is_dirty=git["is_dirty"])
+
+
+def _read_starts(path: Path) -> list[dict[str, Any]]:
     try:
         return list(json.loads(path.read_bytes())["starts"])
     except (ValueError, TypeError, KeyError) as error:

@@ -52,8 +52,9 @@ class Sampler(Protocol):
         """Fetch a few responses, for people to read."""
         ...
 
-    def engines(self) -> Sequence["Sampler"]:
-        """Return the engines that this sampler spreads prompts over, as samplers of their own.
+    def groups(self, most: int) -> Sequence["Sampler"]:
+        """Return the engines that this sampler spreads prompts over in groups, as samplers of their own: `most` of
+        them, or as many as there are engines, whose sizes differ by at most one.
 
         Each may hold other weights than the rest and sample at the same time, called from a thread of its own. The whole
         samples again after a `load` into the whole.

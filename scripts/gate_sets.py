@@ -9,6 +9,7 @@ that it gets right least often, `medium.jsonl` those in the middle.
 
 import argparse
 import json
+import logging
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -22,6 +23,8 @@ from effopd.toy.tasks import GENERATORS, ToyProblem, problems
 NUM_CANDIDATES = 600
 SAMPLES_PER_PROMPT = 16
 SEED = 7  # of the questions: not a run's
+
+_logger = logging.getLogger("gate_sets")
 
 
 def share_right(task: str, candidates: list[ToyProblem], folder: Path) -> list[float]:
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--num-prompts", type=int, default=50, help="questions per set")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     candidates = problems(arguments.task, "train", NUM_CANDIDATES, SEED)
     shares = share_right(arguments.task, candidates, arguments.output)
@@ -66,7 +70,7 @@ def main() -> None:
         chosen = order[start : start + arguments.num_prompts]
         write(arguments.output / f"{name}.jsonl", [candidates[i] for i in chosen])
         mean = sum(shares[i] for i in chosen) / len(chosen)
-        print(f"{name}: {len(chosen)} questions, of which the base model gets {100 * mean:.0f} % right")
+        _logger.info("%s: %d questions, of which the base model gets %.0f %% right", name, len(chosen), 100 * mean)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
 
+sys.path.insert(0, str(Path(__file__).parent))  # for helpers that tests of several folders share
+
 SLOWEST = ("test_runs.py", "test_recipe_runs.py")
 
 

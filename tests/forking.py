@@ -20,6 +20,7 @@ CONTEXT.set_forkserver_preload(
         "effopd.launch",
         "effopd.local",
         "learner_rl_cases",
+        "preset_cases",
         "transformers.models.qwen3.modeling_qwen3",
         "trigger_cases",
     ]

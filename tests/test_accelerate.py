@@ -1,205 +1,23 @@
 """A trigger's order of events, with fakes for the roles: what is written, published, sampled and settled, and when."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from threading import Barrier
 
 import pytest
+from trigger_world import TRAINED_ON, FakeEngine, FakeWorld, effopd, jump
 
-from effopd.accelerate import EffOPD, is_trigger
-from effopd.candidates import TriggerRoles, TriggerSetting
+from effopd.accelerate import is_trigger
 from effopd.config.schema import AccelerateConfig, AcceptRule, GateKind, SeedRule
 from effopd.config.search_schema import ScheduleKind, SearchKind
 from effopd.errors import WeightsLostError
-from effopd.handles import as_scored
 from effopd.types import (
-    Displacement,
-    Gathered,
     GenerateRequest,
-    KLSum,
     PolicyVersion,
     Prompt,
-    Publication,
-    Rollout,
     RolloutHandle,
-    RolloutSummary,
     RunState,
-    ScoredHandle,
-    Settlement,
     TeacherPayload,
     TriggerKind,
-    TriggerRecord,
-    UpdateReport,
 )
-
-PROMPTS = tuple(Prompt(prompt_id=name, token_ids=(1,), text=name, answer="") for name in ("a", "b"))
-
-
-STEP_ROLLOUTS = RolloutHandle(
-    parts=((),),
-    summaries=tuple(
-        RolloutSummary(prompt_id=name, sample_index=0, prompt_len=1, response_len=20, is_truncated=False)
-        for name in ("t", "u", "v")
-    ),
-    policy_version=PolicyVersion(step=0),
-)
-TRAINED_ON = Gathered(
-    rollouts=STEP_ROLLOUTS,
-    batches=(as_scored(STEP_ROLLOUTS),),
-    num_prompt_batches=1,
-    num_generated_tokens=60,
-    metrics={},
-)
-
-
-class FakeWorld:
-    """All roles at once. The policy's quality is a function of the step size that the learner holds.
-
-    Its reverse KL per token is 1 - quality, unless that is given by itself, on gate prompts or on what was trained on.
-    """
-
-    def __init__(
-        self,
-        accuracy_at: dict[float, float],
-        response_len_at: dict[float, int] | None = None,
-        reverse_kl_at: dict[float, float] | None = None,
-        training_kl_at: dict[float, float] | None = None,
-        entropy_at: dict[float, float] | None = None,
-        slope: float = -0.1,
-    ) -> None:
-        self.accuracy_at = accuracy_at
-        self.response_len_at = response_len_at or {}
-        self.reverse_kl_at = reverse_kl_at or {size: 1 - quality for size, quality in accuracy_at.items()}
-        self.training_kl_at = training_kl_at
-        self.entropy_at = entropy_at or {}
-        self.slope = slope
-        self.held = 0.0
-        self.events: list[str] = []
-        self.requests: list[GenerateRequest] = []
-
-    # Learner
-    def open_trigger(self) -> Displacement:
-        self.events.append("open")
-        return Displacement(
-            norm=1.0, relative_norm=0.1, cosine_to_previous=None, slope=self.slope, direction_norm=1.0, num_updates=4
-        )
-
-    def write_candidate(self, step_size: float) -> None:
-        self.held = step_size
-        self.events.append(f"write {step_size:g}")
-
-    def close_trigger(self, settlement: Settlement) -> None:
-        self.held = settlement.step_size
-        scaled = "" if settlement.exp_avg_scale == 1 else f" moment x{settlement.exp_avg_scale:g}"
-        scaled += "" if settlement.lr_factor == 1 else f" lr x{settlement.lr_factor:g}"
-        self.events.append(f"close {settlement.step_size:g}{scaled}")
-
-    def roll_back(self) -> None:
-        raise AssertionError("nothing to undo")
-
-    def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
-        is_trained_on = batch.summaries == STEP_ROLLOUTS.summaries
-        if is_trained_on:
-            self.events.append(f"reuse at {self.held:g}")
-        own = self.training_kl_at if is_trained_on and self.training_kl_at is not None else self.reverse_kl_at
-        return [
-            KLSum(
-                prompt_id=summary.prompt_id,
-                sample_index=summary.sample_index,
-                reverse_kl_sum=own[self.held] * summary.response_len,
-                num_tokens=summary.response_len,
-            )
-            for summary in batch.summaries
-        ]
-
-    def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
-        raise AssertionError("a trigger does not train")
-
-    def stage(self, version: PolicyVersion) -> Publication:
-        self.events.append(f"stage {version} of {self.held:g}")
-        return Publication(version=version, segment="", buckets=(), checksum="")
-
-    def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
-        raise AssertionError("the publisher does that")
-
-    # Publisher
-    def publish(self, version: PolicyVersion) -> None:
-        self.events.append(f"publish {version} of {self.held:g}")
-
-    # Sampler, teacher, verifier
-    def load(self, publication: Publication) -> None:
-        raise AssertionError("the publisher does that")
-
-    def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
-        raise AssertionError("nothing to look at")
-
-    def engines(self) -> list["FakeEngine"]:
-        return [FakeEngine(self), FakeEngine(self)]
-
-    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
-        self.events.append(f"sample {version}")
-        self.requests.append(request)
-        return self.respond(request, version, self.held)
-
-    def respond(self, request: GenerateRequest, version: PolicyVersion, held: float) -> RolloutHandle:
-        summaries = tuple(
-            RolloutSummary(
-                prompt_id=prompt.prompt_id,
-                sample_index=0,
-                prompt_len=1,
-                response_len=self.response_len_at.get(held, 10),
-                is_truncated=False,
-                sampled_entropy=10 * self.entropy_at.get(held, 1.0),
-                sampled_reverse_kl=1.0,
-            )
-            for prompt in request.prompts
-        )
-        return RolloutHandle(parts=((),), summaries=summaries, policy_version=version)
-
-    def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
-        return ScoredHandle(parts=((),), summaries=rollouts.summaries, policy_version=rollouts.policy_version)
-
-    def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
-        return [self.accuracy_at[self.held]] * len(rollouts.summaries)
-
-
-class FakeEngine:
-    """One of two engines: it samples from the weights that it has loaded, whatever the learner holds by then."""
-
-    def __init__(self, world: FakeWorld) -> None:
-        self.world = world
-        self.held: float | None = None
-
-    def load(self, publication: Publication) -> None:
-        self.held = self.world.held
-
-    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
-        assert self.held is not None
-        self.world.requests.append(request)
-        return self.world.respond(request, version, self.held)
-
-    def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
-        raise AssertionError("nothing to look at")
-
-    def engines(self) -> list["FakeEngine"]:
-        return [self]
-
-
-def effopd(
-    world: FakeWorld,
-    config: AccelerateConfig,
-    gate_prompts: tuple[Prompt, ...] = PROMPTS,
-    trained_payload: TeacherPayload = TeacherPayload.SAMPLED,
-) -> EffOPD:
-    setting = TriggerSetting(
-        gate_prompts=gate_prompts,
-        audit_prompts=PROMPTS * (config.audit_prompts // 2),
-        max_response_len=16,
-        num_steps=100,
-        seed=3,
-        trained_payload=trained_payload,
-    )
-    roles = TriggerRoles(learner=world, sampler=world, teacher=world, publisher=world, verifier=world)
-    return EffOPD(config, setting, roles, lambda name: nullcontext())
 
 
 @pytest.mark.parametrize(("cap", "longest"), [(None, 16), (5, 5)])
@@ -271,16 +89,18 @@ def test_triggers_stop_at_the_limit_and_never_come_in_plain_opd() -> None:
     assert not any(is_trigger(AccelerateConfig(), step, 100) for step in range(20))
 
 
-def jump(world: FakeWorld, config: AccelerateConfig, state: RunState | None = None) -> TriggerRecord:
-    return effopd(world, config).try_jump(state or RunState(step=8), TRAINED_ON)
-
-
 PARABOLA = {"search": SearchKind.parabola, "step_sizes": [2.0, 6.0]}
 
 
+# -KL is 3x - x²/2 - 5 at the probes: 4 - 5 and 0 - 5; greatest at 3.
+VALLEY = {
+    "accuracy_at": dict.fromkeys((0.0, 2.0, 3.0, 6.0), 0.5),
+    "reverse_kl_at": {0.0: 5.0, 2.0: 1.0, 6.0: 5.0, 3.0: 0.5},
+}
+
+
 def test_the_parabola_publishes_its_probes_and_then_the_optimum() -> None:
-    # -KL is 3x - x²/2 - 5 at the probes: 4 - 5 and 0 - 5; greatest at 3.
-    world = FakeWorld(dict.fromkeys((0.0, 2.0, 3.0, 6.0), 0.5), reverse_kl_at={0.0: 5.0, 2.0: 1.0, 6.0: 5.0, 3.0: 0.5})
+    world = FakeWorld(**VALLEY, num_engines=1)
     record = jump(world, AccelerateConfig(gate=GateKind.reverse_kl, **PARABOLA))
     assert world.events == [
         "open", "sample 8.0",
@@ -290,6 +110,33 @@ def test_the_parabola_publishes_its_probes_and_then_the_optimum() -> None:
         "close 3", "publish 8.0 of 3",
     ]  # fmt: skip
     assert record.accepted_step_size == 3.0
+
+
+@pytest.mark.parametrize("seeds", list(SeedRule))
+def test_several_engines_sample_the_probes_of_a_parabola_side_by_side_and_decide_as_one_does(seeds: SeedRule) -> None:
+    alone, together = FakeWorld(**VALLEY, num_engines=1), FakeWorld(**VALLEY)
+    config = AccelerateConfig(gate=GateKind.reverse_kl, seeds=seeds, **PARABOLA)
+    expected, record = jump(alone, config), jump(together, config)
+    assert together.events == [
+        "open", "sample 8.0",
+        "write 2", "stage 8.1 of 2", "write 6", "stage 8.2 of 6", "write 2", "write 6",  # sampled, then measured
+        "write 3", "publish 8.3 of 3", "sample 8.3",
+        "close 3", "publish 8.0 of 3",
+    ]  # fmt: skip
+    assert record.candidates == expected.candidates
+    assert record.accepted_step_size == expected.accepted_step_size == 3.0
+    # Seeds belong to candidates, in whatever order their threads come to ask.
+    assert sorted(request.seed for request in together.requests) == sorted(request.seed for request in alone.requests)
+
+
+def test_probes_beyond_the_relative_bound_are_shrunk_together() -> None:
+    # The direction is 0.1 of the weights: 0.5 of them is a step size of 5, half of the greater probe.
+    bounded = {"search": SearchKind.parabola, "step_sizes": [2.0, 10.0], "max_relative_jump": 0.5}
+    world = FakeWorld(dict.fromkeys((0.0, 1.0, 5.0), 0.5), reverse_kl_at={0.0: 5.0, 1.0: 4.0, 5.0: 2.0})
+    record = jump(world, AccelerateConfig(gate=GateKind.reverse_kl, **bounded))
+    # 1.1x - x²/10 is greatest at 5.5, beyond the bound; there is a probe already.
+    assert [candidate.step_size for candidate in record.candidates] == [0.0, 1.0, 5.0]
+    assert record.accepted_step_size == 5.0
 
 
 def test_the_kl_on_what_was_trained_on_is_searched_without_sampling_and_confirmed_once_on_fresh_responses() -> None:
@@ -459,6 +306,31 @@ def test_sampling_all_candidates_at_once_decides_as_the_ladder_does(qualities: l
     assert {request.seed for request in one_by_one.requests} <= {request.seed for request in at_once.requests}
 
 
+class MeetingEngine(FakeEngine):
+    """Samples only while all engines do."""
+
+    def __init__(self, world: FakeWorld, meeting: Barrier) -> None:
+        super().__init__(world)
+        self.meeting = meeting
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        self.meeting.wait(timeout=60)
+        return super().generate(request, version)
+
+
+@pytest.mark.parametrize("search", [SearchKind.parallel, SearchKind.parabola])
+def test_engines_sample_at_the_same_time_and_a_candidate_is_built_while_the_one_before_is_sampled(
+    search: SearchKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Engines that wait for each other: one after the other, or one sampled before the next is built, the first would
+    # wait in vain.
+    world = FakeWorld({0.0: 0.4, 2.0: 0.5, 6.0: 0.3, 2.5: 0.45})  # the parabola is greatest at 2.5
+    meeting = Barrier(2)
+    monkeypatch.setattr(world, "groups", lambda most: [MeetingEngine(world, meeting) for _ in range(2)])
+    record = jump(world, AccelerateConfig(gate=GateKind.reverse_kl, search=search, step_sizes=[2.0, 6.0]))
+    assert record.accepted_step_size == 2.0
+
+
 class ForgetfulEngine(FakeEngine):
     """Replaced in the middle of its first request, when it has no weights of its own any more."""
 
@@ -476,7 +348,7 @@ class ForgetfulEngine(FakeEngine):
 def test_an_engine_that_is_replaced_beside_others_gets_its_own_candidate_again(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {0.0: 0.4, 2.0: 0.5, 4.0: 0.6}
     undisturbed, disturbed = FakeWorld(table), FakeWorld(table)
-    monkeypatch.setattr(disturbed, "engines", lambda: [ForgetfulEngine(disturbed), FakeEngine(disturbed)])
+    monkeypatch.setattr(disturbed, "groups", lambda most: [ForgetfulEngine(disturbed), FakeEngine(disturbed)])
     config = AccelerateConfig(gate=GateKind.reverse_kl, step_sizes=[2.0, 4.0], search=SearchKind.parallel)
     # What it samples depends on the weights that it holds: those of 4 lie where those of 2 were.
     for world in (undisturbed, disturbed):

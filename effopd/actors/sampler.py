@@ -131,17 +131,24 @@ class RaySampler:
             fetched += answer
         return fetched[:num_rollouts]
 
-    def engines(self) -> Sequence["RaySampler"]:
+    def groups(self, most: int) -> Sequence["RaySampler"]:
+        shares = split_evenly(range(len(self._members)), min(most, len(self._members)))
         # While they hold different weights, what is staged is overwritten at any time.
         return [
-            RaySampler([member], self._routes.to(index), self._num_parts, self._phase, nothing_staged)
-            for index, member in enumerate(self._members)
+            RaySampler(
+                [self._members[index] for index in share],
+                self._routes.to(share),
+                self._num_parts,
+                self._phase,
+                nothing_staged,
+            )
+            for share in shares
         ]
 
     def _with_weights(self, version: PolicyVersion) -> Callable[[Member], None]:
         def restore(member: Member) -> None:
             make_ready(member)
-            route = self._routes.to([other.name for other in self._members].index(member.name))
+            route = self._routes.to([[other.name for other in self._members].index(member.name)])
             (receiver,) = route.receivers
             with self._staged() as publication:
                 if publication is None or publication.version != version:

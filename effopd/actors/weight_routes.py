@@ -6,6 +6,7 @@ checksum that the learner published, and stamps them with the learner's version.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ray import ObjectRef
@@ -29,9 +30,9 @@ class WeightRoutes:
     receivers: tuple[ActorHandle | None, ...]
     """The `NodeActor` of every sampler's machine, in the order of the samplers; None where that is the source's."""
 
-    def to(self, index: int) -> "WeightRoutes":
-        """Return the route to sampler `index` alone."""
-        return replace(self, receivers=(self.receivers[index],))
+    def to(self, indices: Sequence[int]) -> "WeightRoutes":
+        """Return the routes to some of the samplers."""
+        return replace(self, receivers=tuple(self.receivers[index] for index in indices))
 
 
 def copies_of(publication: Publication, routes: WeightRoutes) -> dict[ActorHandle, ObjectRef]:

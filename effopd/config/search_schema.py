@@ -74,7 +74,8 @@ class SearchConfig:
     lr_on_reject: float = 1.0
     """Factor on the learning rate from a refused search on."""
     max_relative_jump: float | None = None
-    """Candidates are not tried whose distance from the current weights, divided by their norm, is greater."""
+    """Candidates are not tried whose distance from the current weights, divided by their norm, is greater; a parabola's
+    probes are shrunk to it instead."""
     max_entropy_change: float | None = None
     """Refuse a candidate whose sampled entropy per token differs from the baseline's by more than this fraction."""
     audit_prompts: int = 0

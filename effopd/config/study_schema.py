@@ -54,21 +54,20 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.compare_with:
             self.compare_with = [self.vanilla]
-        needed = ("tasks", "methods", "seeds") if self.extra else ("tasks", "methods", "learning_rates", "seeds")
-        for key in needed:
-            values = getattr(self, key)
+        needed = {"tasks": self.tasks, "methods": self.methods, "seeds": self.seeds}
+        if not self.extra:
+            needed["learning_rates"] = self.learning_rates
+        for key, values in needed.items():
             require(len(values) > 0, key, values or "[]", "must not be empty", f"name at least one of the {key}")
-        for key in ("learning_rates", "seeds"):
-            values = getattr(self, key)
+        for key, values in (("learning_rates", self.learning_rates), ("seeds", self.seeds)):
             require(len(set(values)) == len(values), key, values, "names a cell twice", "leave one of them out")
-        for key in ("tasks", "methods"):
-            for name in getattr(self, key):
+        for key, names in (("tasks", self.tasks), ("methods", self.methods)):
+            for name in names:
                 is_safe = _FOLDER_NAME.fullmatch(name) is not None
                 require(is_safe, key, name, "names a folder", "use letters, digits, _, -, + and .")
         require(_FOLDER_NAME.fullmatch(self.name) is not None, "name", self.name, "names a folder", "use a plain word")
-        for key in ("vanilla", "compare_with", "shown"):
-            value = getattr(self, key)
-            for name in [value] if isinstance(value, str) else value:
+        for key, names in (("vanilla", [self.vanilla]), ("compare_with", self.compare_with), ("shown", self.shown)):
+            for name in names:
                 rule = f"must be one of the methods {', '.join(self.methods)}"
                 require(name in self.methods, key, name, rule, f"name one of them, or add {name} to methods")
         require(self.num_steps >= 1, "num_steps", self.num_steps, "must be at least 1", "give a positive whole number")

@@ -52,7 +52,7 @@ class GivenResponses:
         summaries = tuple(summarise(self._rollouts))
         return RolloutHandle(parts=((self._rollouts,),), summaries=summaries, policy_version=version)
 
-    def engines(self) -> Sequence["GivenResponses"]:
+    def groups(self, most: int) -> Sequence["GivenResponses"]:
         return (self,)
 
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:

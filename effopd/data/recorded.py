@@ -136,7 +136,7 @@ class ReplayedRollouts:
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return [item.rollout for (part,) in rollouts.parts for item in cast(list[ScoredRollout], part)][:num_rollouts]
 
-    def engines(self) -> Sequence["ReplayedRollouts"]:
+    def groups(self, most: int) -> Sequence["ReplayedRollouts"]:
         return (self,)
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:

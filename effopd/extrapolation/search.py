@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from effopd.config.search_schema import SearchConfig, SearchKind
 from effopd.extrapolation.parabola import probe_parabola
-from effopd.extrapolation.step_sizes import planned_step_sizes
+from effopd.extrapolation.step_sizes import step_sizes_within
 from effopd.types import CandidateRecord, GateScore
 
 Judge = Callable[[float, GateScore], CandidateRecord]
@@ -18,7 +18,7 @@ Judge = Callable[[float, GateScore], CandidateRecord]
 
 def search(config: SearchConfig, baseline: GateScore, judge: Judge, longest: float) -> tuple[CandidateRecord, ...]:
     """Run the search that the settings name. No step size greater than `longest` is tried."""
-    sizes = [size for size in planned_step_sizes(config) if abs(size) <= longest]
+    sizes = step_sizes_within(config, longest)
     start = CandidateRecord(step_size=0.0, score=baseline, is_accepted=True, reason="baseline")
     match config.search:
         case SearchKind.ladder | SearchKind.parallel | SearchKind.fixed | SearchKind.repeat:

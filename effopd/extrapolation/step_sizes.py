@@ -18,6 +18,17 @@ def planned_step_sizes(config: SearchConfig) -> list[float]:
             return list(config.step_sizes)
 
 
+def step_sizes_within(config: SearchConfig, longest: float) -> list[float]:
+    """Return those planned, none of which leads further than `longest`, forwards or back.
+
+    Those beyond are left out, but a parabola's probes are shrunk together, for it needs both.
+    """
+    sizes = planned_step_sizes(config)
+    if config.search is SearchKind.parabola and max(sizes) > longest:
+        return [min(longest, size * longest / max(sizes)) for size in sizes]
+    return [size for size in sizes if abs(size) <= longest]
+
+
 def num_candidates(config: SearchConfig) -> int:
     """Return how many step sizes a search tries at most; a parabola adds its optimum to those planned."""
     return len(planned_step_sizes(config)) + int(config.search is SearchKind.parabola)

@@ -27,8 +27,8 @@ ERROR_NAME = "error.txt"
 """Why the last try at this cell failed; gone once one succeeds."""
 
 _FREE_KEYS = (frozenset(RESUME_KEYS) - {"eval.every"}) | {"output_dir", "name"}
-"""Settings in which a run may differ from its cell: where and how it was computed, and how far it has come. Not how often it
-was evaluated, for the smoothed score depends on that."""
+"""Settings in which a run may differ from its cell: where and how it was computed, and how far it has come. Not how
+often it was evaluated, for the smoothed score depends on that."""
 
 
 class Progress(StrEnum):

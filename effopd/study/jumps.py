@@ -3,12 +3,12 @@
 Every trigger says whether it accepted. Whether that was right only an audit can say: a larger evaluation of the weights
 before and after, and of other step sizes along the same line, which a run makes when it is told to.
 
-**Harmful** is a jump that was accepted although the audit's reverse KL is higher after it than before, by more than noise: the
-mean over prompts of each prompt's change exceeds 1.645 of its standard errors, the one-sided 5 % point. **Harmful by accuracy**
-is the same for a fall of the accuracy. Prompts and sampling seeds are shared by both sides.
+**Harmful** is a jump that was accepted although the audit's reverse KL is higher after it than before, by more than
+noise: the mean over prompts of each prompt's change exceeds 1.645 of its standard errors, the one-sided 5 % point.
+**Harmful by accuracy** is the same for a fall of the accuracy. Prompts and sampling seeds are shared by both sides.
 
-**Regret** is the audit's reverse KL after the trigger minus the lowest along the line: of the audit's grid, of no step, and of
-the one taken. Never negative.
+**Regret** is the audit's reverse KL after the trigger minus the lowest along the line: of the audit's grid, of no step,
+and of the one taken. Never negative.
 """
 
 from collections.abc import Sequence

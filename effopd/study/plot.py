@@ -48,6 +48,11 @@ class _Style:
 
 def plot_study(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: StudyConfig, path: Path) -> None:
     """Write the PNG."""
+    study_figure(tasks, runs, settings).savefig(path, dpi=130)
+
+
+def study_figure(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: StudyConfig) -> Figure:
+    """Return the figure: a block of panels a task."""
     methods = settings.shown or list(settings.methods)
     style = _Style(methods)
     figure = Figure(figsize=(14.5, 7.6 * len(tasks) + 0.6), layout="constrained")
@@ -55,11 +60,11 @@ def plot_study(tasks: Sequence[TaskResult], runs: Sequence[StudyRun], settings: 
     for block, task in zip(blocks, tasks, strict=True):
         block.suptitle(f"{task.task}: target {task.target.score:.3f}", fontweight="bold")
         panels = block.subplots(2, 3, squeeze=False)
-        chosen = [run for run in runs if run.cell.task == task.task and run.cell.method in methods]
+        chosen = [run for run in runs if run.cell.task == task.task and run.cell.method in methods and run.is_scored]
         _draw_task(panels, task, chosen, settings, style)
     handles, labels = _legend(blocks[0], style, methods)
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 7), frameon=False)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _draw_task(
@@ -111,27 +116,27 @@ def _draw_costs(panel: Axes, task: TaskResult, cost: Cost, style: _Style, method
     rates = sorted({group.lr for group in task.groups})
     gap = min((after / before for before, after in pairwise(rates)), default=2.0)
     for position, method in enumerate(methods):
-        groups = [group for group in task.groups if group.method == method]
+        of_method = [group for group in task.groups if group.method == method]
+        groups = [(group, to_target) for group in of_method if (to_target := group.to_target[cost.key]) is not None]
         # A little apart, so that markers at one learning rate do not hide each other.
         shift = gap ** (_SPREAD * (position / max(1, len(methods) - 1) - 0.5))
         colour = style.colour(method)
-        reached = [group for group in groups if math.isfinite(group.to_target[cost.key].median)]
+        reached = [(group, to_target) for group, to_target in groups if math.isfinite(to_target.median)]
         panel.plot(
-            [group.lr * shift for group in reached],
-            [group.to_target[cost.key].median for group in reached],
+            [group.lr * shift for group, _ in reached],
+            [to_target.median for _, to_target in reached],
             style.line(method),
             color=colour,
             linewidth=1.5,
             marker=style.marker(method),
             markersize=6,
         )
-        for group in reached:
-            spread = group.to_target[cost.key]
-            if spread.low is not None and spread.high is not None:
-                high = _budget(task, group, cost) if math.isinf(spread.high) else spread.high
-                panel.plot([group.lr * shift] * 2, [spread.low, high], color=colour, linewidth=1.0, alpha=0.6)
-        for group in groups:
-            if group not in reached:
+        for group, to_target in reached:
+            if to_target.low is not None and to_target.high is not None:
+                high = _budget(task, group, cost) if math.isinf(to_target.high) else to_target.high
+                panel.plot([group.lr * shift] * 2, [to_target.low, high], color=colour, linewidth=1.0, alpha=0.6)
+        for group, to_target in groups:
+            if math.isinf(to_target.median):
                 at = (group.lr * shift, _budget(task, group, cost))
                 panel.plot(*at, style.marker(method), color=colour, markersize=7, markerfacecolor="white")
     panel.set_xscale("log")

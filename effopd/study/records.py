@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
 from effopd.config.study import Cell
-from effopd.curves import RunCurve, read_curve
+from effopd.curves import DEFAULT_EMA, read_curve
 from effopd.errors import DataError
 from effopd.jsonl import read_rows
+from effopd.provenance import Source, read_sources
 from effopd.tracking import EVAL_NAME, EXTRAPOLATION_NAME
-from effopd.trigger_costs import steps_taken_back
+from effopd.trigger_costs import steps_taken_back, trigger_totals
 from effopd.types import TriggerKind
 
 _ROUNDING = 1e-9
@@ -88,8 +90,25 @@ class StudyRun:
     points: tuple[ScoredPoint, ...]
     """In order of step, from step 0 to the end of the budget."""
     triggers: tuple[Trigger, ...] = ()
-    curve: RunCurve | None = None
-    """As `compare` sees it, for figures; None for curves made by hand."""
+    """Those that searched or jumped."""
+    trigger_seconds: float = 0.0
+    """Of all triggers: also of those that only looked, and of taking jumps back. Without audits."""
+    ema: int = DEFAULT_EMA
+    """Evaluations that a smoothed score averages."""
+    sources: tuple[Source, ...] = ()
+    """The code that it ran; none for curves made by hand."""
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there are as many evaluations as a smoothed score averages. With fewer, the untrained policy weighs
+        so much in the last score that it can be compared with nobody else's."""
+        return len(self.points) >= self.ema
+
+    @property
+    def eval_every(self) -> int | None:
+        """The most frequent distance between evaluations in steps; None with a single evaluation."""
+        distances = [after.steps - before.steps for before, after in pairwise(self.points)]
+        return max(distances, key=distances.count, default=None)
 
     @property
     def base_score(self) -> float:
@@ -141,7 +160,9 @@ def read_run(folder: Path, cell: Cell) -> StudyRun:
                 for row in triggers
                 if row["kind"] in (TriggerKind.SEARCH, TriggerKind.UNGATED)
             ),
-            curve=curve,
+            trigger_seconds=trigger_totals(triggers).seconds,
+            ema=curve.ema,
+            sources=read_sources(folder),
         )
     except (KeyError, TypeError) as error:
         raise DataError(f"run {folder}: a record lacks a field that every run writes ({error})") from error

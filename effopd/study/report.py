@@ -3,7 +3,8 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,11 @@ from effopd.config.study_schema import StudyConfig
 from effopd.durable import replace_file
 from effopd.jsonl import to_plain
 from effopd.markdown import markdown_table
-from effopd.provenance import Hardware, git_source, installed_versions, this_machine
+from effopd.provenance import Hardware, Source, git_source, installed_versions, this_machine
 from effopd.study.folders import Progress, look_at, read_finish
 from effopd.study.plot import plot_study
 from effopd.study.progress import spoken_time
-from effopd.study.records import COSTS, read_run
+from effopd.study.records import COSTS, StudyRun, read_run
 from effopd.study.spreads import Spread
 from effopd.study.statistics import Group, Ratio, TaskResult, task_result
 
@@ -33,16 +34,27 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCount:
+    """How many runs some code made."""
+
+    source: Source
+    num_runs: int
+    """A run that was resumed by other code counts for both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where the numbers come from."""
+    """Where the numbers come from. Command, date, hardware, versions and `git` are those of the report."""
 
     command: tuple[str, ...]
     date: str
     hardware: Hardware
     versions: Mapping[str, str]
     git: Mapping[str, object] | None
+    run_sources: tuple[SourceCount, ...]
+    """The code that the runs ran, which need not be the report's; each run names its own, too."""
     num_workers: tuple[int, ...]
-    """That the runs shared the machine with, themselves included: more than one number where a study was continued with others."""
+    """That the runs shared the machine with, themselves included; several where a study was continued with others."""
     num_threads: tuple[int, ...]
     """Of each worker."""
     run_seconds: float
@@ -81,6 +93,7 @@ def write_report(study: Study, output: Path, runs_folder: Path, failures: Sequen
             hardware=this_machine(),
             versions=installed_versions(),
             git=git_source(Path(__file__).parents[1]),
+            run_sources=_run_sources(runs),
             num_workers=tuple(sorted({finish.num_workers for finish in finishes})),
             num_threads=tuple(sorted({finish.num_threads for finish in finishes})),
             run_seconds=sum(finish.seconds for finish in finishes),
@@ -95,12 +108,18 @@ def write_report(study: Study, output: Path, runs_folder: Path, failures: Sequen
     return text
 
 
+def _run_sources(runs: Iterable[StudyRun]) -> tuple[SourceCount, ...]:
+    counts = Counter(source for run in runs for source in run.sources)
+    return tuple(SourceCount(source=source, num_runs=number) for source, number in counts.most_common())
+
+
 def study_markdown(result: StudyResult) -> str:
     """Return the study in Markdown."""
     parts = [f"# Study {result.settings.name}", _origin_text(result)]
     for task in result.tasks:
         parts += [f"## {task.task}", _target_text(task, result.settings)]
         parts.append(markdown_table(_COST_HEADINGS, [_cost_cells(group) for group in task.groups]))
+        parts += _score_notes(task.groups)
         for baseline in result.settings.compare_with:
             rows = [cells for group in task.groups for cells in _ratio_rows(group, baseline)]
             if rows:
@@ -119,9 +138,10 @@ def study_markdown(result: StudyResult) -> str:
 _NOTES = """\
 Scores are moving averages over evaluations. Numbers are medians over seeds; in brackets the 95 % percentile bootstrap
 interval over seeds. A run is censored if it does not reach the target within its budget: it counts as infinite in a median,
-which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the target, or, where one of the two is
-censored, at the highest score that both reached (column "below"). Seconds leave out start-up, evaluation and saving. Harmful
-jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
+which is "not reached" where it is infinite itself. A ratio is of a seed to the same seed of the baseline, at the
+target, or, where one of the two is censored, at the highest score that both reached (column "below"). Seconds leave out
+start-up, evaluation and saving; the share of time is that of all triggers, of those that only looked and of taking
+jumps back too. Harmful jumps and regret come from audits; `effopd/study/jumps.py` defines them."""
 
 _COST_HEADINGS = ("method", "lr", "seeds", "censored", *(f"{cost.label} to target" for cost in COSTS), "final score")
 _RATIO_HEADINGS = ("method", "lr", "baseline lr", "seeds", "below", *(cost.label for cost in COSTS), "Δ final score")
@@ -141,14 +161,39 @@ def _origin_text(result: StudyResult) -> str:
     workers, threads = (
         " or ".join(str(number) for number in numbers) for numbers in (origin.num_workers, origin.num_threads)
     )
+    sources = ", ".join(f"{_source_text(count.source)} ({count.num_runs})" for count in origin.run_sources)
     return "\n".join(
         [
             f"    {' '.join(origin.command)}",
             "",
-            f"{result.num_finished} of {result.num_cells} cells finished, in {spoken_time(origin.run_seconds)} of run time; "
-            f"workers {workers}, threads each {threads}; {machine}; {origin.date}; {versions}.",
+            f"{result.num_finished} of {result.num_cells} cells finished, in {spoken_time(origin.run_seconds)} of run "
+            f"time; workers {workers}, threads each {threads}; {machine}; {origin.date}; {versions}.",
+            *(["", f"The code of the runs, by commit (runs): {sources}."] if sources else []),
         ]
     )
+
+
+def _source_text(source: Source) -> str:
+    return (source.commit[:10] or "unknown") + (" with changes" if source.is_dirty else "")
+
+
+def _score_notes(groups: Sequence[Group]) -> list[str]:
+    """What a reader must know before comparing scores, a paragraph each."""
+    notes = []
+    without = [f"{group.method} at {written_lr(group.lr)}" for group in groups if group.num_unscored]
+    if without:
+        notes.append(
+            f"Without a score, and so without costs and ratios: {', '.join(without)}. There are fewer evaluations than "
+            "a score averages, so the untrained policy would weigh in the last one."
+        )
+    every = {group.method: group.eval_every for group in groups if group.num_unscored < len(group.seeds)}
+    if len(set(every.values())) > 1:
+        listed = ", ".join(f"{method} {steps or 'once'}" for method, steps in every.items())
+        notes.append(
+            f"Steps from one evaluation to the next: {listed}. A score averages over evaluations, so that of a run "
+            "which is evaluated more rarely lags behind by more steps, and its costs are known less finely."
+        )
+    return notes
 
 
 def _target_text(task: TaskResult, settings: StudyConfig) -> str:
@@ -164,7 +209,7 @@ def _cost_cells(group: Group) -> list[str]:
         group.method,
         written_lr(group.lr),
         str(len(group.seeds)),
-        str(group.num_censored),
+        str(group.num_censored) if group.final_score is not None else "",
         *(_with_interval(group.to_target[cost.key], _count) for cost in COSTS),
         _with_interval(group.final_score, "{:.4f}".format),
     ]

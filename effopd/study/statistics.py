@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from effopd.config.study_schema import StudyConfig
+from effopd.provenance import Source
 from effopd.study.jumps import JumpRecord, judge
 from effopd.study.records import COSTS, StudyRun
 from effopd.study.spreads import Spread, spread
@@ -24,15 +25,18 @@ class RunRow:
     lr: float
     seed: int
     to_target: dict[str, float] | None
-    """Cost to amount; None for a run that is censored."""
+    """Cost to amount; None for a run that is censored, or that is not scored."""
     base_score: float
-    final_score: float
-    best_score: float
+    final_score: float | None
+    """None for a run with fewer evaluations than a smoothed score averages; likewise the next."""
+    best_score: float | None
     num_steps: int
     seconds: float
     """Of training, all steps."""
     num_triggers: int
     num_accepted: int
+    sources: tuple[Source, ...]
+    """The code that it ran; several where it was resumed by other code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +66,19 @@ class Group:
     method: str
     lr: float
     seeds: tuple[int, ...]
+    eval_every: int | None
+    """Steps from one evaluation to the next; None with a single evaluation."""
+    num_unscored: int
+    """Runs with fewer evaluations than a smoothed score averages: they have no part in scores, costs and ratios."""
     num_censored: int
-    to_target: dict[str, Spread]
-    """Cost to its spread, a censored run counting as infinite."""
-    final_score: Spread
+    """Of the scored ones."""
+    to_target: dict[str, Spread | None]
+    """Cost to its spread, a censored run counting as infinite; None where no run is scored."""
+    final_score: Spread | None
     jumps: JumpRecord
     trigger_share: Spread
-    """Seconds of all triggers in parts of the seconds of training, which contain them."""
+    """Seconds of all triggers, of those that only looked and of taking jumps back too, in parts of the seconds of
+    training, which contain them."""
     ratios: tuple[Ratio, ...]
 
 
@@ -91,18 +101,20 @@ def task_result(task: str, runs: Sequence[StudyRun], settings: StudyConfig) -> T
     runs = [run for run in runs if run.cell.task == task]
     by_method = {name: [run for run in runs if run.cell.method == name] for name in settings.methods}
     by_method = {name: group for name, group in by_method.items() if group}
-    baseline = by_method.get(settings.vanilla)
+    scored = {name: [run for run in group if run.is_scored] for name, group in by_method.items()}
+    scored = {name: group for name, group in scored.items() if group}
+    baseline = scored.get(settings.vanilla)
     target = find_target(baseline, settings.target_share) if baseline else None
     if target is None:
         return None
-    best_lrs = {name: best_lr(group) for name, group in by_method.items()}
+    best_lrs = {name: best_lr(group) for name, group in scored.items()}
     groups = []
     for group in by_method.values():
         for lr in sorted({run.cell.lr for run in group}):
             chosen = [run for run in group if run.cell.lr == lr]
-            baselines = [name for name in settings.compare_with if name in by_method]
+            baselines = [name for name in settings.compare_with if name in scored]
             ratios = [
-                ratio for name in baselines for ratio in _ratios(chosen, by_method[name], best_lrs[name], target.score)
+                ratio for name in baselines for ratio in _ratios(chosen, scored[name], best_lrs[name], target.score)
             ]
             groups.append(_group(chosen, target.score, ratios))
     return TaskResult(
@@ -116,24 +128,23 @@ def task_result(task: str, runs: Sequence[StudyRun], settings: StudyConfig) -> T
 
 def _group(runs: Sequence[StudyRun], target: float, ratios: Sequence[Ratio]) -> Group:
     cell = runs[0].cell
-    reached = [costs_to(run, target) for run in runs]
-    final_score = spread([run.final_score for run in runs])
-    assert final_score is not None, "a group has a run"
-    trigger_share = spread([sum(trigger.seconds for trigger in run.triggers) / run.points[-1].seconds for run in runs])
+    scored = [run for run in runs if run.is_scored]
+    reached = [costs_to(run, target) for run in scored]
+    trigger_share = spread([run.trigger_seconds / run.points[-1].seconds for run in runs])
     assert trigger_share is not None, "a group has a run"
-    to_target = {}
-    for cost in COSTS:
-        of_cost = spread([math.inf if costs is None else costs[cost.key] for costs in reached])
-        assert of_cost is not None, "a group has a run"
-        to_target[cost.key] = of_cost
+    to_target = {
+        cost.key: spread([math.inf if costs is None else costs[cost.key] for costs in reached]) for cost in COSTS
+    }
     return Group(
         task=cell.task,
         method=cell.method,
         lr=cell.lr,
         seeds=tuple(sorted(run.cell.seed for run in runs)),
+        eval_every=runs[0].eval_every,
+        num_unscored=len(runs) - len(scored),
         num_censored=reached.count(None),
         to_target=to_target,
-        final_score=final_score,
+        final_score=spread([run.final_score for run in scored]),
         jumps=judge([trigger for run in runs for trigger in run.triggers]),
         trigger_share=trigger_share,
         ratios=tuple(ratios),
@@ -149,7 +160,7 @@ def _ratios(runs: Sequence[StudyRun], baseline: Sequence[StudyRun], best: float,
     ratios = []
     for lr, is_best in ((cell.lr, False), (best, True)):
         partners = {run.cell.seed: run for run in baseline if run.cell.lr == lr}
-        pairs = [(run, partners[run.cell.seed]) for run in runs if run.cell.seed in partners]
+        pairs = [(run, partners[run.cell.seed]) for run in runs if run.is_scored and run.cell.seed in partners]
         is_itself = baseline[0].cell.method == cell.method and lr == cell.lr
         if pairs and not is_itself and not (lr == best and not is_best):
             ratios.append(_ratio(pairs, is_best, target))
@@ -190,12 +201,13 @@ def _row(run: StudyRun, target: float) -> RunRow:
         method=run.cell.method,
         lr=run.cell.lr,
         seed=run.cell.seed,
-        to_target=costs_to(run, target),
+        to_target=costs_to(run, target) if run.is_scored else None,
         base_score=run.base_score,
-        final_score=run.final_score,
-        best_score=run.best_score,
+        final_score=run.final_score if run.is_scored else None,
+        best_score=run.best_score if run.is_scored else None,
         num_steps=run.points[-1].steps,
         seconds=run.points[-1].seconds,
         num_triggers=len(run.triggers),
         num_accepted=sum(trigger.accepted_step_size != 0 for trigger in run.triggers),
+        sources=run.sources,
     )

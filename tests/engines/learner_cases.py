@@ -198,6 +198,10 @@ def share(rollouts: list[ScoredRollout], rank: int, world_size: int) -> list[Sco
     return [scored for index, scored in enumerate(rollouts) if (index // 2) % world_size == rank]
 
 
+def _means(rows: list[list[float]]) -> list[float]:
+    return [sum(row) / len(row) for row in rows]
+
+
 def _largest_difference(left: list[list[float]], right: list[list[float]]) -> float:
     return max(
         (abs(a - b) for row, other in zip(left, right, strict=True) for a, b in zip(row, other, strict=True)),
@@ -222,14 +226,16 @@ def life(rank: int, world_size: int, *, model: str, stage: int, dtype: str, segm
     # A search that ends in a refusal, with an evaluation after every write: it leaves gathered copies behind.
     seen["current"] = state_of(learner, *POLICY_KINDS)
     before, logprobs_before = bits(), learner.response_logprobs(rollouts)
-    seen["log_likelihoods"] = {0.0: sum(map(sum, logprobs_before))}
+    names = [f"{rollout.prompt_id}, {rollout.sample_index}" for rollout in rollouts]
+    means = {0.0: _means(logprobs_before)}
     seen["displacement"] = learner.open_trigger()
     for step_size in (2.0, 4.0):
         learner.write_candidate(step_size)
         seen["candidate"] = state_of(learner, ShardKind.MASTER)["master"]
         seen["candidate_weights"] = {name: w.float().numpy() for name, w in weights_of(learner, rank).items()}
         candidate_logprobs = learner.response_logprobs(rollouts)
-        seen["log_likelihoods"][step_size] = sum(map(sum, candidate_logprobs))
+        means[step_size] = _means(candidate_logprobs)
+    seen["mean_logprobs"] = {size: dict(zip(names, own, strict=True)) for size, own in means.items()}
     learner.write_candidate(0.0)
     seen["is_restored"] = bits() == before and learner.response_logprobs(rollouts) == logprobs_before
     learner.write_candidate(6.0)

@@ -1,5 +1,6 @@
 """Conformance of the DeepSpeed learner: every ZeRO stage and precision, one to three ranks."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
+from scores_by_hand import gate_score
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,12 +29,15 @@ from learner_lab import (
 )
 
 from effopd.checkpoints.learner_state import OPTIMIZER_KINDS
-from effopd.config.schema import LearnerConfig, LRSchedule
+from effopd.config.schema import AccelerateConfig, AcceptRule, LearnerConfig, LRSchedule
+from effopd.decision import accept_rule
 from effopd.engines.learning_rate import lr_at
 from effopd.engines.microbatches import plan_micro_batches
 from effopd.engines.policy_module import check_head, load_causal_lm
 from effopd.errors import ConfigError
-from effopd.types import ShardKind
+from effopd.extrapolation.search import search
+from effopd.gate_scores import Measure
+from effopd.types import CandidateRecord, GateScore, ShardKind
 
 
 def bfloat16_rounded(array: numpy.ndarray) -> numpy.ndarray:
@@ -115,21 +120,36 @@ def test_a_step_size_of_zero_restores_bits_and_forward(lab: Lab, world_size: int
     assert all(result["is_restored"] for result in lab.life(world_size, stage, dtype))
 
 
+def decision(results: list[dict[str, Any]], rule: AcceptRule) -> tuple[CandidateRecord, ...]:
+    """The ladder's, gated by how probable every response is, mean over its tokens, put together from all ranks."""
+    of_size = {
+        size: {name: value for result in results for name, value in result["mean_logprobs"][size].items()}
+        for size in results[0]["mean_logprobs"]
+    }
+    scores = {size: gate_score(dict(sorted(own.items()))) for size, own in of_size.items()}
+    config = AccelerateConfig(accept=rule, step_sizes=[2.0, 4.0])
+    accept = accept_rule(config, Measure.REVERSE_KL)
+
+    def judge(step_size: float, best: GateScore) -> CandidateRecord:
+        is_accepted, reason = accept(scores[step_size], best)
+        return CandidateRecord(step_size=step_size, score=scores[step_size], is_accepted=is_accepted, reason=reason)
+
+    return search(config, scores[0.0], judge, math.inf)
+
+
 @every_setting
 def test_the_same_rollouts_lead_to_the_same_decision_as_in_a_single_process(
     lab: Lab, world_size: int, stage: int, dtype: str
 ) -> None:
     reference, results = lab.life(1, 0, dtype), lab.life(world_size, stage, dtype)
-
-    def scores(results: list[dict[str, Any]]) -> dict[float, float]:
-        """Log-likelihood of all rollouts by step size, as a gate would add it up from the ranks' parts."""
-        return {
-            size: sum(result["log_likelihoods"][size] for result in results) for size in results[0]["log_likelihoods"]
-        }
-
-    expected = scores(reference)
-    assert scores(results) == pytest.approx(expected, rel=1e-5 if dtype == "float32" else 1e-2)
-    assert sorted(scores(results), key=scores(results).__getitem__) == sorted(expected, key=expected.__getitem__)
+    for rule in (AcceptRule.strict, AcceptRule.paired):
+        records, expected = decision(results, rule), decision(reference, rule)
+        assert [(record.step_size, record.is_accepted) for record in records] == [
+            (record.step_size, record.is_accepted) for record in expected
+        ]
+        for record, other in zip(records, expected, strict=True):
+            tolerance = 1e-5 if dtype == "float32" else 1e-3
+            assert record.score.value == pytest.approx(other.score.value, rel=tolerance)
 
 
 @every_setting

@@ -9,10 +9,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import learner_cases as cases
+import preset_cases
 import trigger_cases
 from learner_lab import Lab, is_same, moved_names, whole, write_progress
 from plain_trigger import PlainTrigger
 
+from effopd.config.jobs import training_jobs
+from effopd.config.register import open_configs
 from effopd.config.schema import AccelerateConfig, AnchorRule, DirectionKind
 from effopd.types import ShardKind
 
@@ -174,3 +177,89 @@ def test_a_resumed_learner_goes_on_bit_for_bit_and_other_layouts_load_the_same(
     for kind in ("master", "exp_avg", "exp_avg_sq", *progress.kinds):
         expected = whole(uninterrupted, lambda result, kind=kind: result["saved"][kind])
         assert expected and is_same(whole(elsewhere, lambda result, kind=kind: result["loaded"][kind]), expected), kind
+
+
+# Presets, from scores to weights
+
+LAYERS = [f"model.layers.{layer}." for layer in range(2)]
+MOVED_AS_RELEASED = {
+    layer + name
+    for layer in LAYERS
+    for name in (
+        *("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight"),
+        *("self_attn.q_norm.weight", "self_attn.k_norm.weight", "post_attention_layernorm.weight"),
+        *("mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"),
+    )
+}
+MOVED_AS_PRINTED = MOVED_AS_RELEASED | {
+    *(layer + "input_layernorm.weight" for layer in LAYERS),
+    *("model.embed_tokens.weight", "model.norm.weight"),
+}
+TRACES = {
+    # Right answers of 50, by the weights before and then by every candidate; the step sizes tried; the one settled on.
+    "paper": [
+        ((25, 24), [2], 0),  # worse at once
+        ((25, 25, 24), [2, 4], 2),  # a tie is no loss
+        ((25, 30, 30, 29), [2, 4, 6], 4),  # neither is one with the best so far
+        ((25, 30, 28), [2, 4], 2),  # better than the weights before, but not than the best so far
+        ((25, 30, 35, 34, 50), [2, 4, 6], 4),  # what lies behind a refusal is not seen
+        ((5, 10, 15, 20, 25, 30), [2, 4, 6, 8, 10], 10),
+    ],
+    "released": [
+        ((25, 24), [2], 0),
+        ((25, 25), [2], 0),  # a tie is no gain
+        ((25, 30, 30), [2, 4], 2),
+        ((25, 30, 28), [2, 4], 2),
+        ((25, 30, 35, 34, 50), [2, 4, 6], 4),
+        ((5, 10, 15, 20, 25, 30), [2, 4, 6, 8, 10], 10),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "moved", "world_size", "stage", "dtype"),
+    [
+        ("paper", MOVED_AS_PRINTED, 1, 2, "float32"),
+        ("paper", MOVED_AS_PRINTED, 3, 1, "bfloat16"),
+        ("paper", MOVED_AS_PRINTED, 2, 3, "bfloat16"),
+        ("released", MOVED_AS_RELEASED, 2, 0, "bfloat16"),
+        ("released", MOVED_AS_RELEASED, 3, 3, "float32"),
+    ],
+    ids=lambda value: "" if isinstance(value, set) else str(value),
+)
+def test_a_preset_turns_scores_into_decisions_and_these_into_weights(
+    preset: str, moved: set[str], lab: Lab, world_size: int, stage: int, dtype: str
+) -> None:
+    with open_configs() as configs:
+        (job,) = training_jobs(configs, ["experiment=toy_opd", f"accelerate={preset}"], is_multirun=False)
+    traces = TRACES[preset]
+    results = lab.pools[world_size].run(
+        preset_cases.replayed,
+        model=lab.model,
+        stage=stage,
+        dtype=dtype,
+        accelerate=job.config.accelerate,
+        traces=[scores for scores, _, _ in traces],
+    )
+    assert moved_names(results) == moved
+    anchor: dict[str, numpy.ndarray] = {}
+    for number, (_, tried, accepted) in enumerate(traces):
+        for result in results:
+            assert result["triggers"][number]["tried"] == [0, *tried]
+            assert result["triggers"][number]["accepted"] == accepted
+        current, measured_from = (
+            whole(results, lambda result, n=number, kind=kind: result["triggers"][n]["before"][kind])
+            for kind in ("master", "anchor")
+        )
+        # A jump is measured from where the one before it has led, refused or not.
+        assert number == 0 or is_same(measured_from, {name: anchor[name] for name in moved})
+        after = whole(results, lambda result, n=number: result["triggers"][n]["after"])
+        expected = {
+            name: array + numpy.float32(accepted) * (array - measured_from[name])
+            if name in moved and accepted
+            else array
+            for name, array in current.items()
+        }
+        assert is_same(after, expected)
+        assert all(not numpy.array_equal(after[name], current[name]) for name in moved) is (accepted != 0)
+        anchor = after

@@ -35,11 +35,9 @@ def test_a_smoothed_direction_is_the_mean_of_unit_vectors_made_as_long_as_the_di
 
 
 def test_where_no_mean_exists_the_direction_is_the_displacement() -> None:
-    assert ema_weights(square=4.0, dot=0.0, previous_square=0.0, decay=0.5) == (
-        1.0,
-        0.0,
-    )  # there was no movement before
-    assert ema_weights(square=0.0, dot=0.0, previous_square=4.0, decay=0.5) == (1.0, 0.0)  # there is none now
+    # There was no movement before; there is none now.
+    assert ema_weights(square=4.0, dot=0.0, previous_square=0.0, decay=0.5) == (1.0, 0.0)
+    assert ema_weights(square=0.0, dot=0.0, previous_square=4.0, decay=0.5) == (1.0, 0.0)
     # Opposite unit vectors, equally weighted, cancel: Δ · d = -2 * 3.
     assert ema_weights(square=4.0, dot=-6.0, previous_square=9.0, decay=0.5) == (1.0, 0.0)
 

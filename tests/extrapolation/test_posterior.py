@@ -1,6 +1,7 @@
 """Posteriors against slow references."""
 
 import pytest
+from scores_by_hand import gate_score
 
 from effopd.extrapolation.gate import SequentialTest, accept_in_chunks
 from effopd.extrapolation.posterior import mean_posterior, sign_posterior, student_cdf
@@ -62,16 +63,7 @@ def test_the_likelihood_ratio_decides_at_its_two_bounds() -> None:
 
 def score(outcomes: str) -> GateScore:
     """One prompt per letter: right (r) or wrong (w)."""
-    per_prompt = {str(i): float(outcome == "r") for i, outcome in enumerate(outcomes)}
-    return GateScore(
-        value=sum(per_prompt.values()) / len(per_prompt),
-        per_prompt=per_prompt,
-        accuracy=None,
-        reverse_kl_per_token=None,
-        reverse_kl_per_sequence=None,
-        mean_response_len=1.0,
-        num_generated_tokens=len(outcomes),
-    )
+    return gate_score([outcome == "r" for outcome in outcomes])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scores_by_hand import gate_score
 
 from effopd.config.schema import AccelerateConfig, AcceptRule
 from effopd.config.search_schema import SearchKind
@@ -15,16 +16,7 @@ STEP_SIZES = (2.0, 4.0, 6.0, 8.0, 10.0)
 
 
 def score(value: float, mean_response_len: float = 10.0, entropy: float = 1.0) -> GateScore:
-    return GateScore(
-        value=value,
-        per_prompt={"a": value},
-        accuracy=value,
-        reverse_kl_per_token=None,
-        reverse_kl_per_sequence=None,
-        mean_response_len=mean_response_len,
-        num_generated_tokens=100,
-        entropy_per_token=entropy,
-    )
+    return gate_score([value], mean_response_len, entropy)
 
 
 def judge_from(values: dict[float, float], accept: Accept) -> Judge:
@@ -145,9 +137,9 @@ def test_a_verification_that_fails_leaves_the_better_probe() -> None:
 
 
 def test_the_trust_region_of_the_parabola_shrinks_with_the_longest_jump() -> None:
-    # Only one probe is short enough, so there is nothing to fit.
-    assert trace(PARABOLA, quadratic(3.0), longest=2.5) == ([(2.0, True)], 2.0)
     assert trace(PARABOLA, quadratic(14.0) | {7.0: 147.0}, longest=7.0)[1] == 7.0
+    # Both probes are halved, to 1 and 3; the optimum is the greater of them.
+    assert trace(PARABOLA, quadratic(3.0), longest=3.0) == ([(1.0, False), (3.0, True)], 3.0)
 
 
 def test_the_optimum_of_a_parabola_follows_from_three_points() -> None:

@@ -1,10 +1,20 @@
 """Runs made of a few numbers."""
 
+from collections.abc import Sequence
+
 from effopd.config.study import Cell
 from effopd.study.records import Audit, ScoredPoint, StudyRun, Trigger
 
 
-def run(method="vanilla", lr=1e-3, seed=0, scores=(0.4, 0.6, 0.8), seconds_per_step=2.0, task="sums", jumps=()):
+def run(
+    method: str = "vanilla",
+    lr: float = 1e-3,
+    seed: int = 0,
+    scores: Sequence[float] = (0.4, 0.6, 0.8),
+    seconds_per_step: float = 2.0,
+    task: str = "sums",
+    jumps: Sequence[float] = (),
+) -> StudyRun:
     """Evaluations at steps 0, 10, 20, ...; 100 generated tokens a step, of which 20 are the gate's."""
     return StudyRun(
         cell=Cell(task=task, method=method, lr=lr, seed=seed),
@@ -19,14 +29,22 @@ def run(method="vanilla", lr=1e-3, seed=0, scores=(0.4, 0.6, 0.8), seconds_per_s
             for index, score in enumerate(scores)
         ),
         triggers=tuple(trigger(size) for size in jumps),
+        trigger_seconds=1.0 * len(jumps),
     )
 
 
-def trigger(accepted=2.0, audit=None):
+def trigger(accepted: float = 2.0, audit: Audit | None = None) -> Trigger:
     return Trigger(step=8, accepted_step_size=accepted, seconds=1.0, audit=audit)
 
 
-def audit(change, error=0.01, accuracy_change=0.0, accuracy_error=0.01, regret=0.0, possible_gain=0.0):
+def audit(
+    change: float,
+    error: float = 0.01,
+    accuracy_change: float | None = 0.0,
+    accuracy_error: float | None = 0.01,
+    regret: float = 0.0,
+    possible_gain: float = 0.0,
+) -> Audit:
     return Audit(
         reverse_kl_change=change,
         reverse_kl_change_error=error,

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import toy_workers
@@ -40,11 +41,11 @@ STUDY = {
 }
 
 
-def orders(num_cells, folder):
+def orders(num_cells: int, folder: Path) -> list[Order]:
     return [Order(number=number, folder=folder, config=RunConfig(), num_workers=2) for number in range(num_cells)]
 
 
-def kill_a_worker_once(mark):
+def kill_a_worker_once(mark: Path) -> None:
     """Kill the only worker as soon as its run has written its first checkpoint."""
     for _ in range(3000):
         if mark.exists():
@@ -55,7 +56,9 @@ def kill_a_worker_once(mark):
         time.sleep(0.02)
 
 
-def test_a_study_survives_a_killed_worker_and_a_failing_cell_and_then_has_nothing_to_do(tmp_path, capfd):
+def test_a_study_survives_a_killed_worker_and_a_failing_cell_and_then_has_nothing_to_do(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file, output = tmp_path / "study.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     run = output / "runs/sums/vanilla/lr=1e-3/seed=0"
@@ -97,21 +100,21 @@ def test_a_study_survives_a_killed_worker_and_a_failing_cell_and_then_has_nothin
     )
 
 
-def test_every_order_is_carried_out_once_by_however_many_workers(tmp_path):
-    outcomes = []
+def test_every_order_is_carried_out_once_by_however_many_workers(tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
     run_orders(orders(5, tmp_path), 2, outcomes.append, toy_workers.obedient)
     assert sorted(outcome.number for outcome in outcomes) == [0, 1, 2, 3, 4]
     assert multiprocessing.active_children() == []
 
 
-def test_an_order_whose_worker_died_is_given_out_again_and_given_up_after_the_second_death(tmp_path):
-    outcomes = []
+def test_an_order_whose_worker_died_is_given_out_again_and_given_up_after_the_second_death(tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
     run_orders(orders(4, tmp_path), 2, outcomes.append, toy_workers.dies_of_cell_one)
     errors = {outcome.number: outcome.error for outcome in outcomes}
     assert errors == {0: None, 1: None, 2: "its worker died 2 times, the last time with signal SIGKILL", 3: None}
 
 
-def test_workers_share_the_cores():
+def test_workers_share_the_cores() -> None:
     cores = len(os.sched_getaffinity(0))
     assert threads_per_worker(1) == cores
     assert threads_per_worker(2 * cores) == 1
@@ -119,14 +122,14 @@ def test_workers_share_the_cores():
     assert (config.learner.num_threads, config.rollout.num_threads, config.teacher.num_threads) == (1, 1, 1)
 
 
-def test_a_folder_has_one_driver(tmp_path):
+def test_a_folder_has_one_driver(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(ConfigError, match="another effopd study is at work there"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass
 
 
-def test_the_time_left_follows_from_the_rate_so_far():
+def test_the_time_left_follows_from_the_rate_so_far() -> None:
     times = iter([100.0, 160.0])
     # 60 seconds for 2 of 8: 180 for the other 6.
     assert Eta(8, clock=lambda: next(times)).seconds_left(2) == 180.0
