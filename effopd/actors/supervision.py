@@ -11,7 +11,7 @@ An exception that a request raises in a living actor is no death: asked again it
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -65,18 +65,19 @@ def answers_to(
     num_asked = [1] * len(requests)
     pending = {answer[0]: index for index, answer in enumerate(answers)}
     while pending:
-        done = _next_answer(list(pending), [requests[index].member for index in pending.values()], doing)
-        index = pending.pop(done)
-        request = requests[index]
-        try:
-            firsts[index] = ray.get(done)
-        except RayError as error:
-            if not _is_replaceable(error):
-                raise _final(error, request.member, doing, num_asked[index]) from error
-            _bring_back(request.member, doing, restore)
-            answers[index] = request.ask(request.member.actor)
-            num_asked[index] += 1
-            pending[answers[index][0]] = index
+        members = [requests[index].member for index in pending.values()]
+        for done in _next_answers(list(pending), members, doing):
+            index = pending.pop(done)
+            request = requests[index]
+            try:
+                firsts[index] = ray.get(done)
+            except RayError as error:
+                if not _is_replaceable(error):
+                    raise _final(error, request.member, doing, num_asked[index]) from error
+                _bring_back(request.member, doing, restore)
+                answers[index] = request.ask(request.member.actor)
+                num_asked[index] += 1
+                pending[answers[index][0]] = index
     return firsts, answers
 
 
@@ -87,22 +88,25 @@ def make_ready(member: Member) -> None:
 
 def get_from(member: Member, reference: ObjectRef, doing: str) -> object:
     """Return a member's answer. Raises ActorLostError when its machine is gone, and otherwise what `ray.get` raises."""
-    return ray.get(_next_answer([reference], [member], doing))
+    _next_answers([reference], [member], doing)
+    return ray.get(reference)
 
 
-def _next_answer(pending: list[ObjectRef], members: list[Member], doing: str) -> ObjectRef:
-    """Return the first reference that is there. Ray waits without end for an actor that it has no place for."""
+def _next_answers(pending: list[ObjectRef], members: list[Member], doing: str) -> list[ObjectRef]:
+    """Return the references that are there, at least one. Ray waits without end for an actor that it has no place for."""
     while True:
         done, _ = ray.wait(pending, timeout=LOOK_SECONDS)
         if done:
-            return done[0]
-        for member in members:
-            _require_machine(member, doing)
+            # With a thousand answers pending, to wait for each by itself would take longer than to fetch them.
+            return ray.wait(pending, num_returns=len(pending), timeout=0)[0]
+        _require_machines(members, doing)
 
 
-def _require_machine(member: Member, doing: str) -> None:
-    if member.node_id is not None and member.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-        raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
+def _require_machines(members: Collection[Member], doing: str) -> None:
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for member in members:
+        if member.node_id is not None and member.node_id not in alive:
+            raise ActorLostError(f"{member.name} is lost with its machine, while {doing}")
 
 
 def _bring_back(member: Member, doing: str, restore: Callable[[Member], None]) -> None:
@@ -126,7 +130,7 @@ def _is_replaceable(error: RayError) -> bool:
 def _final(error: RayError, member: Member, doing: str, num_asked: int) -> EffOPDError:
     if not isinstance(error, ActorDiedError):
         return told(error, member.name, doing)
-    _require_machine(member, doing)
+    _require_machines([member], doing)
     again = (
         f", and so did the {num_asked - 1} before it that were asked the same: what they were asked may be what kills them"
         if num_asked > 1
