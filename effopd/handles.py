@@ -1,7 +1,7 @@
 """Building handles: which rollouts go to which learner rank, and what the driver learns of them."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,6 +29,13 @@ def split_by_prompt(rollouts: Sequence[Rollout], num_parts: int, first_part: int
     for number, group in enumerate(groups.values()):
         parts[(first_part + number) % num_parts] += group
     return parts
+
+
+def regroup(items: Sequence[Item], parts: Iterable[Sized]) -> list[list[Item]]:
+    """Return `items`, as many as `parts` have together, in lists that are as long as those."""
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    assert len(items) == (ends[-1] if ends else 0), f"{len(items)} items for parts that end at {ends}"
+    return [list(items[start:end]) for start, end in itertools.pairwise([0, *ends])]
 
 
 def as_scored(rollouts: RolloutHandle) -> ScoredHandle:

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from effopd.handles import as_scored, rewards_of, split_by_prompt, split_evenly, to_train_on
+from effopd.handles import as_scored, regroup, rewards_of, split_by_prompt, split_evenly, to_train_on
 from effopd.types import (
     FinishReason,
     PolicyVersion,
@@ -36,6 +36,14 @@ def rollouts(num_prompts: int, num_samples: int = 1) -> list[Rollout]:
 def test_even_parts_differ_by_at_most_one() -> None:
     assert [len(part) for part in split_evenly(range(10), 4)] == [2, 3, 2, 3]
     assert [len(part) for part in split_evenly(range(2), 4)] == [0, 1, 0, 1]
+
+
+def test_what_was_put_together_comes_apart_as_it_was() -> None:
+    parts = [["a"], [], ["b", "c"]]
+    assert regroup(["A", "B", "C"], parts) == [["A"], [], ["B", "C"]]
+    assert regroup([], []) == []
+    with pytest.raises(AssertionError, match="2 items"):
+        regroup(["A", "B"], parts)
 
 
 def test_samples_of_a_prompt_stay_together() -> None:

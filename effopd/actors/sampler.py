@@ -89,10 +89,11 @@ class RaySampler:
         routed = list(zip(self._members, self._routes.receivers, strict=True))
         near = [member for member, receiver in routed if receiver is None]
         far = [(member, receiver) for member, receiver in routed if receiver is not None]
+        once = ray.put(publication)  # hundreds of slots, which would else be pickled for every sampler
         with ThreadPoolExecutor(1) as pool:
             copying = pool.submit(copies_of, publication, self._routes)
             # Whoever reads in place need not wait for the network.
-            answers_to([_load(member, publication) for member in near], "loading weights", make_ready)
+            answers_to([_load(member, once) for member in near], "loading weights", make_ready)
             copies = copying.result()
         answers_to([_load(member, copies[receiver]) for member, receiver in far], "loading weights", make_ready)
 
@@ -115,7 +116,11 @@ class RaySampler:
             summaries, answers = answers_to(requests, f"sampling from weights {version}", self._with_weights(version))
         ranks = range(self._num_parts)
         return RolloutHandle(
-            parts=tuple(tuple(answer[1 + rank] for answer in answers) for rank in ranks),
+            # Without the empty parts, of which there are many when a sampler has fewer prompts than there are ranks.
+            parts=tuple(
+                tuple(answer[1 + rank] for answer, by_part in zip(answers, summaries, strict=True) if by_part[rank])
+                for rank in ranks
+            ),
             summaries=tuple(summary for rank in ranks for by_part in summaries for summary in by_part[rank]),
             policy_version=version,
         )
@@ -159,7 +164,7 @@ class RaySampler:
         return restore
 
 
-def _load(member: Member, publication: Publication | ObjectRef) -> Request:
+def _load(member: Member, publication: ObjectRef) -> Request:
     return Request(member, lambda actor: [actor.load.remote(publication)])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import ray
 import torch
@@ -17,8 +18,12 @@ from effopd.config.schema import Device, TeacherConfig
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
 from effopd.errors import NotReadyError
-from effopd.handles import summarise, to_train_on, with_sampled_reverse_kl
+from effopd.handles import regroup, split_evenly, summarise, to_train_on, with_sampled_reverse_kl
 from effopd.types import Rollout, RolloutHandle, ScoredHandle, ScoredRollout, TeacherPayload
+
+CALLS_PER_MEMBER = 8
+"""At most, for one batch. Calls cost the driver time, and a teacher scores responses of one call together; but what a call
+holds is in a teacher's memory at once, and is repeated when the teacher dies."""
 
 
 @ray.remote
@@ -48,14 +53,16 @@ class TeacherActor:
     def head(self) -> Tensor:
         return self._running.head()
 
-    def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> tuple:
-        """Return the summaries, then the scored rollouts."""
+    def score(self, payload: TeacherPayload, *parts: Sequence[Rollout]) -> tuple:
+        """Return the summaries of all parts, then every part scored."""
+        rollouts = [rollout for part in parts for rollout in part]
         scored = self._running.score(rollouts, payload)
-        return with_sampled_reverse_kl(summarise(rollouts), scored), scored
+        return with_sampled_reverse_kl(summarise(rollouts), scored), *regroup(scored, parts)
 
-    def score_reference(self, items: Sequence[Rollout | ScoredRollout]) -> tuple:
-        """Return nothing, for the driver to wait for, then the scored rollouts."""
-        return None, self._running.score_reference(to_train_on(items, None))
+    def score_reference(self, *parts: Sequence[Rollout | ScoredRollout]) -> tuple:
+        """Return nothing, for the driver to wait for, then every part scored."""
+        items = to_train_on((item for part in parts for item in part), None)
+        return None, *regroup(self._running.score_reference(items), parts)
 
 
 class RayTeacher:
@@ -66,28 +73,39 @@ class RayTeacher:
         self._phase = phase
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
-        def asking(reference: object) -> Callable[[ActorHandle], list[ObjectRef]]:
-            return lambda actor: actor.score.options(num_returns=2).remote(reference, payload)
+        def asking(parts: Sequence[object]) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.score.options(num_returns=1 + len(parts)).remote(payload, *parts)
 
         with self._phase("score"):
-            requests = self._dealt([asking(reference) for part in rollouts.parts for reference in part])
-            summaries, answers = answers_to(requests, "scoring", make_ready)
-        scored = iter(answer[1] for answer in answers)
+            summaries, answers = answers_to(self._dealt(rollouts.parts, asking), "scoring", make_ready)
         return ScoredHandle(
-            parts=tuple(tuple(next(scored) for _ in part) for part in rollouts.parts),
+            parts=_scored_parts(answers, rollouts.parts),
             summaries=tuple(summary for part in summaries for summary in part),
             policy_version=rollouts.policy_version,
         )
 
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
-        def asking(reference: object) -> Callable[[ActorHandle], list[ObjectRef]]:
-            return lambda actor: actor.score_reference.options(num_returns=2).remote(reference)
+        def asking(parts: Sequence[object]) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.score_reference.options(num_returns=1 + len(parts)).remote(*parts)
 
         with self._phase("score"):
-            requests = self._dealt([asking(reference) for part in batch.parts for reference in part])
-            _, answers = answers_to(requests, "scoring", make_ready)
-        scored = iter(answer[1] for answer in answers)
-        return replace(batch, parts=tuple(tuple(next(scored) for _ in part) for part in batch.parts))
+            _, answers = answers_to(self._dealt(batch.parts, asking), "scoring", make_ready)
+        return replace(batch, parts=_scored_parts(answers, batch.parts))
 
-    def _dealt(self, asks: Sequence[Callable[[ActorHandle], list[ObjectRef]]]) -> list[Request]:
-        return [Request(self._members[index % len(self._members)], ask) for index, ask in enumerate(asks)]
+    def _dealt(
+        self,
+        parts: Sequence[Sequence[object]],
+        asking: Callable[[Sequence[object]], Callable[[ActorHandle], list[ObjectRef]]],
+    ) -> list[Request]:
+        """Return requests that together hold every reference once, in order."""
+        references = list(chain.from_iterable(parts))
+        shares = [share for share in split_evenly(references, CALLS_PER_MEMBER * len(self._members)) if share]
+        return [Request(self._members[index % len(self._members)], asking(share)) for index, share in enumerate(shares)]
+
+
+def _scored_parts(
+    answers: Sequence[Sequence[ObjectRef]], parts: Sequence[Sequence[object]]
+) -> tuple[tuple[ObjectRef, ...], ...]:
+    """Return what requests were answered with, behind the first of each answer, in the shape of `parts`."""
+    scored = list(chain.from_iterable(answer[1:] for answer in answers))
+    return tuple(map(tuple, regroup(scored, parts)))

@@ -7,8 +7,8 @@ import torch
 
 from effopd.types import TrainBatch
 
-_MAX_PADDING = 0.1
-_WORTHWHILE_TOKENS = 1024  # below this a pass costs about as much as its launch
+_MAX_PADDING = 0.05
+_NEGLIGIBLE_PADDING = 256  # tokens; to compute them costs less than the launch of another pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def plan_micro_batches(
 
     Rows of similar length go together, the longest first, so that a run that is going to exhaust the memory does so at
     once. A row longer than the budget has a micro-batch of its own. A micro-batch ends early where the rows become so much
-    shorter that more than a tenth of it would be padding, unless it is small.
+    shorter that more than a twentieth of it would be padding, unless that is a few tokens only.
     """
     plan: list[MicroBatch] = []
     rows: list[int] = []
@@ -38,7 +38,7 @@ def plan_micro_batches(
     for row in sorted(range(len(lengths)) if chosen is None else chosen, key=lambda row: lengths[row], reverse=True):
         num_padded = (len(rows) + 1) * lengths[rows[0]] if rows else 0
         padding = num_padded - num_tokens - lengths[row]
-        is_wasteful = num_tokens >= _WORTHWHILE_TOKENS and padding > _MAX_PADDING * num_padded
+        is_wasteful = padding > max(_MAX_PADDING * num_padded, _NEGLIGIBLE_PADDING)
         if rows and (num_padded > max_tokens or is_wasteful):
             plan.append(MicroBatch(tuple(rows), lengths[rows[0]]))
             rows, num_tokens = [], 0

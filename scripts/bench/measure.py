@@ -87,6 +87,11 @@ def resident_bytes() -> int:
     return _status_bytes("VmRSS")
 
 
+def peak_bytes() -> int:
+    """Return the most memory that this process has had in RAM, since it began or since `peak_growth`."""
+    return _status_bytes("VmHWM")
+
+
 def peak_growth(action: Callable[[], object]) -> int:
     """Return by how many bytes RAM grew above the present at the worst moment of `action`.
 
@@ -95,7 +100,7 @@ def peak_growth(action: Callable[[], object]) -> int:
     Path("/proc/self/clear_refs").write_text("5")
     before = resident_bytes()
     action()
-    return _status_bytes("VmHWM") - before
+    return peak_bytes() - before
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Publishing a 0.5B-parameter model to one sampler, against memcpy of the same bytes.
+"""Publishing a 0.5B-parameter model: to one sampler against memcpy of the same bytes, and to four against one.
 
 A random model in bfloat16, ZeRO-0, one rank. The transport is what effopd does: the learner's `stage`, which copies into
 shared memory and hashes, and the sampler's verification and mapping; the baseline copies as many bytes from one warm
@@ -6,12 +6,16 @@ buffer to another with as many threads. What vLLM then does with the tensors, it
 apart, from a real VLLMSampler in a process of its own. Goal: at least 0.30 of memcpy in the steady state; the first
 publish, which also makes the pages, is printed too.
 
+Four samplers are four processes that verify and map the segment at the same time, on the cores that this machine has. Goal: at
+most 1.5 times the time of one, from the beginning of `stage` until the last has everything.
+
     python scripts/bench/publish.py
 """
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -25,9 +29,10 @@ from random_models import write_half_billion
 from effopd.config.schema import Device, Dtype, RolloutConfig
 from effopd.engines.vllm_sampler import VLLMSampler
 from effopd.types import PolicyVersion, Publication
-from effopd.weights import SegmentReader, shared_memory_folder
+from effopd.weights import SegmentReader, SegmentReaders, shared_memory_folder
 
 GOAL = 0.30
+FAN_OUT, FAN_OUT_GOAL = 4, 1.5
 MAX_MODEL_LEN = 128
 
 
@@ -47,6 +52,55 @@ def serve_sampler(connection: Connection, model_path: str, num_threads: int) -> 
         receive(reader, publication)  # faults the pages in
         part = seconds(lambda reader=reader, publication=publication: receive(reader, publication))
         connection.send((seconds(lambda publication=publication: sampler.load(publication)), part))
+
+
+def serve_reader(connection: Connection) -> None:
+    """Receive every publication that comes as a sampler does, and answer when all is there."""
+    readers = SegmentReaders()
+    connection.send("ready")
+    while (publication := connection.recv()) is not None:
+        receive(readers.of(publication.segment), publication)
+        connection.send("received")
+
+
+@contextmanager
+def reader_processes(number: int) -> Iterator[list[Connection]]:
+    """Give the connections of `number` processes that run `serve_reader`."""
+    context = multiprocessing.get_context("spawn")
+    connections = []
+    for _ in range(number):
+        here, there = multiprocessing.Pipe()
+        context.Process(target=serve_reader, args=(there,), daemon=True).start()
+        here.recv()
+        connections.append(here)
+    yield connections
+    for connection in connections:
+        connection.send(None)
+
+
+def compare_fan_out(stage: Callable[[], Publication], num_rounds: int) -> Comparison:
+    def publish(connections: list[Connection]) -> None:
+        publication = stage()
+        for connection in connections:
+            connection.send(publication)
+        for connection in connections:
+            connection.recv()
+
+    with reader_processes(FAN_OUT) as connections:
+        publish(connections)  # faults the pages in
+        candidate, baseline = alternate(
+            num_rounds, lambda: seconds(lambda: publish(connections)), lambda: seconds(lambda: publish(connections[:1]))
+        )
+    return Comparison(
+        what=f"transport of one publish to {FAN_OUT} samplers",
+        baseline_name="to one",
+        unit="s",
+        candidate=candidate,
+        baseline=baseline,
+        is_speed=False,
+        goal=FAN_OUT_GOAL,
+        is_goal_a_minimum=False,
+    )
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -81,6 +135,7 @@ def main() -> None:
         source = torch.ones(num_bytes, dtype=torch.uint8)
         target = torch.zeros_like(source)
         candidate, baseline = alternate(arguments.rounds, publish, lambda: seconds(lambda: target.copy_(source)))
+        fan_out = compare_fan_out(lambda: learner.stage(version), arguments.rounds)
         staging = [seconds(lambda: learner.stage(version)) for _ in range(3)]
         notes: dict[str, object] = {
             "bytes (MiB)": num_bytes / 2**20,
@@ -115,7 +170,8 @@ def main() -> None:
                 is_speed=True,
                 goal=GOAL,
                 notes=notes,
-            )
+            ),
+            fan_out,
         ],
     )
 

@@ -526,6 +526,20 @@ def test_micro_batches_cover_every_row_once_within_the_budget() -> None:
     assert plan[0].rows == (4,)
 
 
+def test_micro_batches_end_before_padding_is_a_twentieth_of_them() -> None:
+    # With n rows of 900 the padding is 100 n of 1000 (10 + n) tokens: at n = 10, 1,000 of 20,000, just a twentieth.
+    plan = plan_micro_batches([1000] * 10 + [900] * 10, max_tokens=100_000)
+    assert [len(micro_batch.rows) for micro_batch in plan] == [20]
+    plan = plan_micro_batches([1000] * 10 + [900] * 11, max_tokens=100_000)
+    assert [len(micro_batch.rows) for micro_batch in plan] == [20, 1]
+
+
+def test_a_few_tokens_of_padding_do_not_end_a_micro_batch() -> None:
+    # One row of 257 and n of 1: padding of 256 n tokens, far more than a twentieth; one such row is let in.
+    plan = plan_micro_batches([257, 1, 1], max_tokens=100_000)
+    assert [len(micro_batch.rows) for micro_batch in plan] == [2, 1]
+
+
 def test_no_rows_make_no_micro_batches() -> None:
     assert plan_micro_batches([], max_tokens=20) == []
 

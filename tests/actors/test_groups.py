@@ -1,0 +1,116 @@
+"""Role groups over light actors: what their handles hold."""
+
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from effopd.actors.sampler import RaySampler, nothing_staged
+from effopd.actors.session import RaySession
+from effopd.actors.supervision import Member
+from effopd.actors.teacher import RayTeacher
+from effopd.actors.weight_routes import WeightRoutes
+from effopd.handles import regroup, split_by_prompt, summarise
+from effopd.production import uncharged
+from effopd.types import (
+    FinishReason,
+    GenerateRequest,
+    PolicyVersion,
+    Prompt,
+    Rollout,
+    ScoredRollout,
+    TeacherPayload,
+    TeacherScores,
+)
+
+
+@ray.remote
+class Echo:
+    """A sampler that answers every prompt with one token."""
+
+    def first(self, rollouts: list[Rollout], num_rollouts: int) -> list[Rollout]:
+        return rollouts[:num_rollouts]
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
+        rollouts = [
+            Rollout(
+                prompt_id=prompt.prompt_id,
+                sample_index=0,
+                prompt_token_ids=prompt.token_ids,
+                response_token_ids=torch.tensor([1]),
+                rollout_logprobs=torch.zeros(1),
+                text="",
+                finish_reason=FinishReason.STOP,
+                seed=0,
+                policy_version=version,
+            )
+            for prompt in request.prompts
+        ]
+        parts = split_by_prompt(rollouts, num_parts, first_part)
+        return tuple(summarise(part) for part in parts), *parts
+
+
+@ray.remote
+class Rater:
+    """A teacher that says of every response how many it was given in the same call, as its log-probability."""
+
+    def score(self, payload: TeacherPayload, *parts: list[Rollout]) -> tuple:
+        rollouts = [rollout for part in parts for rollout in part]
+        rating = torch.full((1,), float(len(rollouts)))
+        scored = [ScoredRollout(rollout=rollout, teacher=TeacherScores(sampled=rating)) for rollout in rollouts]
+        return tuple(summarise(rollouts)), *regroup(scored, parts)
+
+
+@pytest.fixture(scope="module")
+def sampler(session: RaySession) -> RaySampler:
+    """Two samplers for four learner ranks."""
+    actor: Any = Echo
+    members = [Member(f"sampler {index}", actor.options(num_cpus=0).remote()) for index in range(2)]
+    return RaySampler(members, WeightRoutes(receivers=(None, None)), 4, uncharged, nothing_staged)
+
+
+@pytest.fixture(scope="module")
+def teacher(session: RaySession) -> RayTeacher:
+    """Two replicas."""
+    actor: Any = Rater
+    return RayTeacher([Member(f"teacher {index}", actor.options(num_cpus=0).remote()) for index in range(2)], uncharged)
+
+
+def request_for(num_prompts: int) -> GenerateRequest:
+    prompts = tuple(Prompt(prompt_id=str(index), token_ids=(1,), text="", answer="") for index in range(num_prompts))
+    return GenerateRequest(prompts=prompts, num_samples=1, max_response_len=1, temperature=1.0, top_p=1.0, seed=0)
+
+
+def test_a_handle_refers_to_no_empty_part(sampler: RaySampler) -> None:
+    # The first sampler has prompts 0 and 1 for ranks 0 and 1, the second has 2, 3 and 4 for ranks 2, 3 and 0.
+    handle = sampler.generate(request_for(5), PolicyVersion(step=0))
+    held = [[[rollout.prompt_id for rollout in ray.get(part)] for part in parts] for parts in handle.parts]
+    assert held == [[["0"], ["4"]], [["1"]], [["2"]], [["3"]]]
+    assert [summary.prompt_id for summary in handle.summaries] == ["0", "4", "1", "2", "3"]
+
+
+def test_a_preview_is_the_first_responses_in_the_order_of_the_summaries(sampler: RaySampler) -> None:
+    handle = sampler.generate(request_for(5), PolicyVersion(step=0))
+    shown = sampler.preview(handle, 3)
+    assert [rollout.prompt_id for rollout in shown] == ["0", "4", "1"]
+
+
+def test_scored_parts_are_where_the_parts_were(sampler: RaySampler, teacher: RayTeacher) -> None:
+    handle = sampler.generate(request_for(9), PolicyVersion(step=0))
+    scored = teacher.score(handle, TeacherPayload.SAMPLED)
+    before = [[[rollout.prompt_id for rollout in ray.get(part)] for part in parts] for parts in handle.parts]
+    after = [[[item.rollout.prompt_id for item in ray.get(part)] for part in parts] for parts in scored.parts]
+    assert after == before
+    assert scored.summaries == handle.summaries
+
+
+def test_a_teacher_is_asked_a_few_times_only_however_many_parts_there_are(
+    sampler: RaySampler, teacher: RayTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effopd.actors.teacher.CALLS_PER_MEMBER", 1)
+    # Nine prompts make eight parts, one of them with two; each of two teachers is asked once, for four parts.
+    handle = sampler.generate(request_for(9), PolicyVersion(step=0))
+    scored = teacher.score(handle, TeacherPayload.SAMPLED)
+    ratings = [int(item.teacher.sampled) for own in scored.parts for part in own for item in ray.get(part)]
+    assert sorted(ratings) == [4] * 4 + [5] * 5
