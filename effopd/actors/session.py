@@ -37,6 +37,8 @@ _TURNED_AWAY = "InvalidAuthToken"
 SECONDS_TO_RESERVE = 60
 """For GPUs that the run before gives back."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorSpec:
@@ -68,6 +70,8 @@ class RaySession:
     actors: dict[str, tuple[ActorSpec, ActorHandle]] = field(default_factory=dict)
     reserved: dict[str, PlacementGroup] = field(default_factory=dict)
     """The GPUs of every actor that has some, by its name."""
+    num_machines: int = 0
+    """The most that the cluster has had when actors were started."""
 
     def start(self) -> None:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
@@ -109,6 +113,7 @@ class RaySession:
         the plan.
         """
         wanted = {spec.name: spec for spec in self.placed(specs)}
+        self.num_machines = max(self.num_machines, len(self.nodes()))
         for name in [name for name, (spec, _) in self.actors.items() if wanted.get(name) != spec]:
             self._stop(name)
         missing = [wanted[name] for name in wanted.keys() - self.actors.keys()]
@@ -160,6 +165,15 @@ class RaySession:
         they take long to start, and the next `have` finds them."""
         for name in [name for name, (spec, _) in self.actors.items() if spec.max_restarts == 0]:
             self._stop(name)
+
+    def wait_for_machines(self) -> None:
+        """Return when there are as many machines as there have been, or after `cluster.machine_wait_seconds`."""
+        deadline = time.monotonic() + self.cluster.machine_wait_seconds
+        while (num_missing := self.num_machines - len(self.nodes())) > 0:
+            if time.monotonic() > deadline:
+                logger.warning("%d of %d machines are missing; the run goes on without", num_missing, self.num_machines)
+                return
+            time.sleep(1)
 
     def _stop(self, name: str) -> None:
         _, actor = self.actors.pop(name)

@@ -23,7 +23,7 @@ from effopd.actors.calls import told
 from effopd.actors.diagnosis import account_of_death
 from effopd.errors import ActorLostError, EffOPDError, NotReadyError
 
-LOOK_SECONDS = 20.0
+LOOK_SECONDS = 5.0
 """How long an answer is waited for before one looks whether the member's machine is still there."""
 
 logger = logging.getLogger(__name__)

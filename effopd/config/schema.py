@@ -561,6 +561,9 @@ class ClusterConfig:
     max_restarts: int = 3
     """Times that each sampler, teacher, reference or verifier may be replaced, and times that a run may begin anew at its
     last checkpoint after the death of a learner rank or the controller. 0: a death ends the run."""
+    machine_wait_seconds: int = 0
+    """How long a run that has lost a machine waits for it, or another, to join the cluster. Then, and with 0 at once, it goes on
+    with the machines that are left, if the plan fits there."""
 
     def __post_init__(self) -> None:
         require(
@@ -569,6 +572,13 @@ class ClusterConfig:
             self.max_restarts,
             "must not be negative",
             "use 0 to end the run at the first death",
+        )
+        require(
+            self.machine_wait_seconds >= 0,
+            "cluster.machine_wait_seconds",
+            self.machine_wait_seconds,
+            "must not be negative",
+            "use 0 to go on at once with the machines that are left",
         )
 
 
