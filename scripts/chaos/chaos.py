@@ -37,9 +37,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their moments (default: 0)")
     parser.add_argument("--output", type=Path, help="a new folder (default: runs/chaos/<time>)")
     arguments = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # what was started is ended on the way out
+    # As an exception: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = (arguments.output or Path("runs", "chaos", time.strftime("%Y-%m-%d_%H-%M-%S"))).resolve()
     folder.mkdir(parents=True)
     left_out = [f"{Kind.FULL_DISK}, for {reason}"] if (reason := why_not()) else []
@@ -59,9 +58,8 @@ def main() -> int:
 
     minutes = (time.monotonic() - began) / 60
     num_faults = sum(len(outcome.injections) for outcome in outcomes)
-    print(
-        f"\n{(folder / 'chaos.md').read_text()}\n{num_faults} faults in {len(outcomes)} runs, {minutes:.0f} minutes; {folder}"
-    )
+    print(f"\n{(folder / 'chaos.md').read_text()}")
+    print(f"{num_faults} faults in {len(outcomes)} runs, {minutes:.0f} minutes; {folder}")
     problems = [f"{outcome.plan.name}: {problem}" for outcome in outcomes for problem in outcome.problems]
     for problem in problems:
         print(problem)
