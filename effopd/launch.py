@@ -1,5 +1,6 @@
 """From settings to a trained student: read inputs, start the roles, train, close."""
 
+import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -58,6 +59,13 @@ def train(config: RunConfig) -> None:
     except EffOPDError:
         stop_actors(config)
         raise
+    except OSError as error:
+        stop_actors(config)
+        if error.errno != errno.ENOSPC:
+            raise
+        raise EffOPDError(
+            f"{run_dir}: the disk is full ({error}); free some of it, and go on with resume={run_dir}"
+        ) from error
     except Terminated as ended:
         raise Terminated(ended.signal_number, f"; continue with effopd train resume={run_dir}") from None
 
@@ -194,11 +202,13 @@ def stop_actors(config: RunConfig) -> None:
 
 
 def stop_irreplaceable(config: RunConfig) -> None:
-    """Stop what is left of the learner and the controller, so that they begin anew."""
+    """Stop what is left of the learner and the controller, so that they begin anew, on the machines that there are by then."""
     if config.cluster.runtime is Runtime.ray:
         from effopd.actors.session import session_for  # noqa: PLC0415
 
-        session_for(config.cluster).stop_irreplaceable()
+        session = session_for(config.cluster)
+        session.stop_irreplaceable()
+        session.wait_for_machines()
 
 
 def record_rollouts(

@@ -1,5 +1,6 @@
 """Waiting for actors, with errors that name the role and what it was doing, and keep their own type."""
 
+import errno
 import time
 
 import ray
@@ -88,6 +89,8 @@ def told(error: RayError, role: str, doing: str) -> EffOPDError:
             return error.cause
         if isinstance(error.cause, LOSSES):  # of what it was given
             return ActorLostError(f"{role} could not go on {doing}: {account_of_death(error.cause)}")
+        if isinstance(error.cause, OSError) and error.cause.errno == errno.ENOSPC:
+            return EffOPDError(f"{role} could not go on {doing}: the disk is full ({error.cause}); free some of it")
         if any(text in str(error.cause) for text in _BROKEN_CONNECTION):
             return ActorLostError(f"{role} lost its connection to the others while {doing}: {error.cause}")
     return EffOPDError(f"{role} failed while {doing}:\n{error}")

@@ -41,6 +41,8 @@ _TURNED_AWAY = "InvalidAuthToken"
 SECONDS_TO_RESERVE = 60
 """For GPUs that the run before gives back."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorSpec:
@@ -76,6 +78,8 @@ class RaySession:
     """The GPUs of every actor that has some, by its name."""
     run_dir: Path | None = None
     """Of the run that the actors play in, or played in last."""
+    num_machines: int = 0
+    """The most that the cluster has had when actors were started."""
 
     def start(self) -> None:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
@@ -125,6 +129,7 @@ class RaySession:
         the plan.
         """
         wanted = {spec.name: spec for spec in self.placed(specs)}
+        self.num_machines = max(self.num_machines, len(self.nodes()))
         for name in [name for name, (spec, _) in self.actors.items() if wanted.get(name) != spec]:
             self._stop(name)
         missing = [wanted[name] for name in wanted.keys() - self.actors.keys()]
@@ -203,6 +208,15 @@ class RaySession:
             if was_replaced:
                 found.append(asked[reference])
         return found
+
+    def wait_for_machines(self) -> None:
+        """Return when there are as many machines as there have been, or after `cluster.machine_wait_seconds`."""
+        deadline = time.monotonic() + self.cluster.machine_wait_seconds
+        while (num_missing := self.num_machines - len(self.nodes())) > 0:
+            if time.monotonic() > deadline:
+                logger.warning("%d of %d machines are missing; the run goes on without", num_missing, self.num_machines)
+                return
+            time.sleep(1)
 
     def _stop(self, name: str) -> None:
         _, actor = self.actors.pop(name)

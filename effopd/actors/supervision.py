@@ -27,7 +27,7 @@ from effopd.actors.stacks import show_life
 from effopd.actors.watchdog import actor_of, watchdog
 from effopd.errors import ActorLostError, EffOPDError, NotReadyError
 
-LOOK_SECONDS = 20.0
+LOOK_SECONDS = 5.0
 """How long an answer is waited for before one looks whether the member's machine is still there."""
 
 SECONDS_TO_RESTART = 60.0

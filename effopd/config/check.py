@@ -258,6 +258,9 @@ def _rollout(config: RunConfig) -> Iterator[str]:
 
 
 def _cluster(config: RunConfig) -> Iterator[str]:
+    if config.cluster.address is None:
+        remedy = "set cluster.address, or leave it out"
+        yield from _without_effect(config, ["cluster.machine_wait_seconds"], "on one machine", remedy)
     if config.cluster.runtime is Runtime.ray:
         return
     for key in ("learner.num_ranks", "rollout.num_samplers"):

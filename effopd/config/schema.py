@@ -567,6 +567,9 @@ class ClusterConfig:
     hang_seconds: float = 1800.0
     """A process that has not answered for so long hangs: what all are doing is written to hangs.txt in the run folder, and it is
     killed and treated as dead. Must be longer than the longest rollout, update, start of an engine or save. 0: wait for ever."""
+    machine_wait_seconds: int = 0
+    """How long a run that has lost a machine waits for it, or another, to join the cluster. Then, and with 0 at once, it goes on
+    with the machines that are left, if the plan fits there."""
 
     def __post_init__(self) -> None:
         require(
@@ -582,6 +585,13 @@ class ClusterConfig:
             self.hang_seconds,
             "must not be negative",
             "use 0 to wait for ever",
+        )
+        require(
+            self.machine_wait_seconds >= 0,
+            "cluster.machine_wait_seconds",
+            self.machine_wait_seconds,
+            "must not be negative",
+            "use 0 to go on at once with the machines that are left",
         )
 
 

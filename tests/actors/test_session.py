@@ -1,5 +1,6 @@
 """What a session keeps and what it replaces, and how errors come out of actors, with real Ray and light actors."""
 
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -10,6 +11,7 @@ import ray
 
 from effopd.actors.calls import wait_for
 from effopd.actors.session import ActorSpec, RaySession
+from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError, EffOPDError
 
 
@@ -27,6 +29,9 @@ class Counter:
 
     def break_down(self) -> None:
         raise ZeroDivisionError("something else")
+
+    def fill_disk(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     def die(self) -> None:
         os._exit(1)
@@ -75,6 +80,20 @@ def test_an_actor_that_was_replaced_in_one_run_is_started_anew_for_the_next(sess
     assert ray.get([after[name].add.remote() for name in ("sound", "replaced")]) == [2, 1]
 
 
+def test_a_run_that_misses_no_machine_waits_for_none(session: RaySession) -> None:
+    count(session, spec())
+    assert session.num_machines == 1
+    session.wait_for_machines()
+
+
+def test_a_machine_that_does_not_come_is_waited_for_as_long_as_allowed(
+    session: RaySession, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_lost = RaySession(ClusterConfig(machine_wait_seconds=1), num_machines=2)  # of the cluster that `session` is in
+    one_lost.wait_for_machines()
+    assert caplog.messages == ["1 of 2 machines are missing; the run goes on without"]
+
+
 def test_our_errors_come_out_of_an_actor_as_themselves(session: RaySession) -> None:
     actor = session.have([spec()])["counter"]
     with pytest.raises(ConfigError, match=r"^key=1: a rule; a remedy$"):
@@ -85,6 +104,14 @@ def test_other_errors_name_the_role_and_keep_the_traceback(session: RaySession) 
     actor = session.have([spec()])["counter"]
     with pytest.raises(EffOPDError, match=r"(?s)the counter failed.*break_down.*something else"):
         wait_for([actor.break_down.remote()], "the counter", "counting")
+
+
+def test_a_full_disk_is_told_in_one_line(session: RaySession) -> None:
+    actor = session.have([spec()])["counter"]
+    with pytest.raises(
+        EffOPDError, match=r"^the counter could not go on counting: the disk is full \(.*\); free some of it$"
+    ):
+        wait_for([actor.fill_disk.remote()], "the counter", "counting")
 
 
 def test_a_dead_actor_is_named_by_its_role(session: RaySession) -> None:

@@ -198,6 +198,7 @@ VIOLATIONS = [
     ({"cluster.address": "auto", **LOCAL}, ["cluster.address=auto", "cluster.runtime=local"]),
     ({"cluster.max_restarts": 1, **LOCAL}, ["cluster.max_restarts=1", "in one process"]),
     ({"cluster.hang_seconds": 60.0, **LOCAL}, ["cluster.hang_seconds=60", "in one process"]),
+    ({"cluster.machine_wait_seconds": 60}, ["cluster.machine_wait_seconds=60", "on one machine", "cluster.address"]),
     ({"logger.wandb_project": "mine"}, ["logger.wandb_project=mine", "logger.wandb=disabled"]),
     ({"logger.rollouts_every": 0, "logger.rollouts_per_sample": 8}, ["logger.rollouts_per_sample=8"]),
     ({"debug.recorded": "x"}, ["debug.recorded=x", "debug.mode=none"]),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from effopd.checkpoints.reading import latest_checkpoint, weights_hash
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 CUT_SECONDS = 20
-NUM_STEPS = 6
+NUM_STEPS = 14
 RUN = [
     "experiment=toy_effopd",
     "cluster.device=cpu",
@@ -29,6 +30,7 @@ RUN = [
     "accelerate.num_prompts=8",
     "learner.lr=1e-3",
     "learner.lr_schedule=constant",
+    "checkpoint.every=1",
     "learner.num_threads=1",
     "rollout.num_threads=1",
     "teacher.num_threads=1",
@@ -69,31 +71,6 @@ def actors_on(host: Host) -> set[str]:
     return {found[1] for title in titles if (found := re.match(r"ray::(\w+Actor)", title))}
 
 
-def test_a_run_on_two_hosts_survives_a_cut_cable_and_ends_with_the_weights_of_a_run_in_one_process(
-    hosts: tuple[Host, Host], tmp_path: Path
-) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    subprocess.run([*EFFOPD, "cluster=local", f"output_dir={alone}"], check=True, capture_output=True)
-    first, second = hosts
-    address = f"cluster.address={ADDRESSES[0]}:{PORT}"
-    with (tmp_path / "output").open("w") as output:
-        process = first.start(*EFFOPD, address, f"output_dir={together}", stdout=output, stderr=output)
-        wait_for_step(together, 2, process)
-        assert actors_on(first) >= {"LearnerActor", "ControllerActor", "NodeActor"}
-        assert actors_on(second) == {"SamplerActor", "TeacherActor", "NodeActor"}
-        first.pull_cable()
-        before = num_steps_done(together)
-        time.sleep(CUT_SECONDS)
-        # The step that was under way may have been past its last exchange; the next one cannot have been.
-        assert num_steps_done(together) <= before + 1 < NUM_STEPS
-        first.plug_cable()
-        assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
-    assert final_hash(together) == final_hash(alone)
-    assert [json.loads(line)["step"] for line in (together / "metrics.jsonl").read_text().splitlines()] == [
-        *range(1, NUM_STEPS + 1)
-    ]
-
-
 def test_ranks_on_both_hosts_meet_at_an_address_that_is_nobody_elses_and_too_many_are_refused(
     hosts: tuple[Host, Host],
 ) -> None:
@@ -104,3 +81,40 @@ def test_ranks_on_both_hosts_meet_at_an_address_that_is_nobody_elses_and_too_man
     )
     # 3 is 1 of the first rank and 2 of the second. Addresses are as the kernel has them: bytes from right to left.
     assert told["met"] == [["198.18.0.1", 3.0, ["010012C6"]], ["198.18.0.2", 3.0, ["020012C6"]]]
+
+
+def test_a_run_survives_a_cut_cable_and_then_the_death_of_a_machine_and_ends_with_the_weights_of_a_run_in_one_process(
+    hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    first, second = hosts
+    address = f"cluster.address={ADDRESSES[0]}:{PORT}"
+    with ExitStack() as stack:
+        output = stack.enter_context((tmp_path / "output").open("w"))
+        process = first.start(*EFFOPD, address, f"output_dir={together}", stdout=output, stderr=output)
+        stack.callback(process.kill)
+        wait_for_step(together, 2, process)
+        assert actors_on(first) >= {"LearnerActor", "ControllerActor", "NodeActor"}
+        assert actors_on(second) == {"SamplerActor", "TeacherActor", "NodeActor"}
+
+        first.pull_cable()
+        before = num_steps_done(together)
+        undisturbed = subprocess.Popen([*EFFOPD, "cluster=local", f"output_dir={alone}"], stdout=output, stderr=output)
+        stack.callback(undisturbed.kill)
+        time.sleep(CUT_SECONDS)
+        # The step that was under way may have been past its last exchange; the next one cannot have been.
+        assert num_steps_done(together) <= before + 1 < NUM_STEPS
+        first.plug_cable()
+
+        wait_for_step(together, before + 2, process)
+        second.kill()
+        assert num_steps_done(together) < NUM_STEPS - 1, "the run is over too soon to lose a machine"
+        wait_for_step(together, before + 5, process)
+        assert actors_on(first) >= {"LearnerActor", "ControllerActor", "SamplerActor", "TeacherActor"}
+        assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
+        assert undisturbed.wait(timeout=300) == 0
+    assert "is lost with its machine" in (tmp_path / "output").read_text()
+    assert final_hash(together) == final_hash(alone)
+    assert [json.loads(line)["step"] for line in (together / "metrics.jsonl").read_text().splitlines()] == [
+        *range(1, NUM_STEPS + 1)
+    ]
