@@ -13,6 +13,7 @@ that its files are those of a run that was never interrupted, but for seconds.
 """
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,7 @@ class RunTracker:
             )
         record_start(run_dir, sys.argv if command is None else command)
         self.ledger = ledger or Ledger()
+        self._thread = threading.get_ident()
         self._run_dir = run_dir
         self._config = config
         self._state = resumed or RunState()
@@ -106,7 +108,13 @@ class RunTracker:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the time inside to `name`; a phase inside another belongs to the outer one."""
+        """Charge the time inside to `name`; a phase inside another belongs to the outer one.
+
+        On another thread than the tracker's nothing is charged: what runs beside the loop takes none of its time.
+        """
+        if threading.get_ident() != self._thread:
+            yield
+            return
         with self.ledger.phase(name):
             self._console.show_phase(self.ledger.current_phase)
             yield
@@ -239,7 +247,12 @@ class RunTracker:
         """Show the time table and close every file and sink. Call it also when the run fails."""
         for records in (self._metrics, self._evals, self._triggers, *self._sinks):
             records.close()
-        self._console.finish(self.ledger.totals(), trigger_totals(self._trigger_rows), self.training_seconds())
+        self._console.finish(
+            self.ledger.totals(),
+            trigger_totals(self._trigger_rows),
+            self.training_seconds(),
+            self.ledger.bubble_share,
+        )
 
     def _eta_seconds(self, step: int) -> float:
         """Return the seconds left, from the mean over the steps of this process."""

@@ -34,7 +34,7 @@ TRAIN_ONLY_KEYS = (
     "rollout.samples_per_prompt",
     "rollout.canary_every",
 )
-TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "checkpoint", "debug")
+TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "pipeline", "checkpoint", "debug")
 """With `TRAIN_ONLY_KEYS`, what `effopd eval` does not read."""
 
 

@@ -237,3 +237,19 @@ def test_sigterm_saves_what_is_finished_and_the_rest_is_made_up_for(
         (job,) = training_jobs(configs, [f"resume={run}"], is_multirun=False)
     train(job.config)
     assert course(run) == course(undisturbed)
+
+
+def test_sampling_ahead_overlaps_alike_every_time_and_survives_deaths(faults: Path, tmp_path: Path) -> None:
+    def pipelined(name: str, *overrides: str) -> Path:
+        settings = ("accelerate=none", "num_steps=4", "eval.every=2", "pipeline.max_staleness=1")
+        train(config_of(*settings, f"output_dir={tmp_path / name}", *overrides))
+        return tmp_path / name
+
+    undisturbed = pipelined("undisturbed")
+    rows = [json.loads(line)["metrics"] for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
+    # Sampler and learner hold the same weights at first, and then weights that are an update apart.
+    assert rows[0]["sampler_gap"] < 1e-4 < rows[1]["sampler_gap"]
+    plant(faults, "sampler.generate", 3)
+    plant(faults, "teacher.score", 2)
+    assert course(pipelined("disturbed")) == course(undisturbed)
