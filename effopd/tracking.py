@@ -7,6 +7,7 @@
 | `extrapolation.jsonl` | trigger, or jump taken back | every candidate with its gate score per prompt |
 | `rollouts/step_NNNNNN.parquet` | sampled step | a few responses, for people to read |
 | `versions.json` | start of a process | versions, platform, source, command line |
+| `timeline.json` | last process, with `logger.timeline` | what every role did when; see `effopd/timeline.py` |
 
 A row is on the disk before the call that logs it returns. A resumed run first removes what lies after its checkpoint, so
 that its files are those of a run that was never interrupted, but for seconds.
@@ -31,6 +32,7 @@ from effopd.ledger import Ledger, training_seconds
 from effopd.provenance import record_start
 from effopd.sinks import open_sinks
 from effopd.smoothing import ema_weight
+from effopd.timeline import Lane
 from effopd.trigger_costs import trigger_totals
 from effopd.types import EvalReport, Rollout, RunState, TriggerRecord
 
@@ -81,6 +83,7 @@ class RunTracker:
         record_start(run_dir, sys.argv if command is None else command)
         self.ledger = ledger or Ledger()
         self._thread = threading.get_ident()
+        self.lane = Lane()
         self._run_dir = run_dir
         self._config = config
         self._state = resumed or RunState()
@@ -115,7 +118,7 @@ class RunTracker:
         if threading.get_ident() != self._thread:
             yield
             return
-        with self.ledger.phase(name):
+        with self.ledger.phase(name), self.lane.span(name):
             self._console.show_phase(self.ledger.current_phase)
             yield
 

@@ -11,6 +11,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from effopd.actors.lanes import HasLane
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import Device, TeacherConfig
 from effopd.engines.deepspeed_setup import resolve_device
@@ -21,10 +22,11 @@ from effopd.types import Rollout, RolloutHandle, ScoredHandle, ScoredRollout, Te
 
 
 @ray.remote
-class TeacherActor:
+class TeacherActor(HasLane):
     """One frozen model."""
 
     def __init__(self, config: TeacherConfig, model_path: str, *, attn_implementation: str, device: Device) -> None:
+        super().__init__()
         torch.set_num_threads(config.num_threads)
         self._build = partial(HFTeacher, config, model_path, attn_implementation=attn_implementation)
         self._device = device
@@ -48,12 +50,14 @@ class TeacherActor:
 
     def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> tuple:
         """Return the summaries, then the scored rollouts."""
-        scored = self._running.score(rollouts, payload)
+        with self._lane.span("score"):
+            scored = self._running.score(rollouts, payload)
         return with_sampled_reverse_kl(summarise(rollouts), scored), scored
 
     def score_reference(self, items: Sequence[Rollout | ScoredRollout]) -> tuple:
         """Return nothing, for the driver to wait for, then the scored rollouts."""
-        return None, self._running.score_reference(to_train_on(items, None))
+        with self._lane.span("score"):
+            return None, self._running.score_reference(to_train_on(items, None))
 
 
 class RayTeacher:

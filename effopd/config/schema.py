@@ -618,6 +618,8 @@ class LoggerConfig:
     rollouts_every: int = 10
     """Steps between samples of rollouts written as parquet; 0 turns it off."""
     rollouts_per_sample: int = 32
+    timeline: bool = False
+    """Write `timeline.json`, what every role did when, for Perfetto (ui.perfetto.dev); `--timeline` is short for it."""
 
     def __post_init__(self) -> None:
         require(

@@ -245,11 +245,29 @@ def test_sampling_ahead_overlaps_alike_every_time_and_survives_deaths(faults: Pa
         train(config_of(*settings, f"output_dir={tmp_path / name}", *overrides))
         return tmp_path / name
 
-    undisturbed = pipelined("undisturbed")
+    undisturbed = pipelined("undisturbed", "logger.timeline=true")
     rows = [json.loads(line)["metrics"] for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
     # Sampler and learner hold the same weights at first, and then weights that are an update apart.
     assert rows[0]["sampler_gap"] < 1e-4 < rows[1]["sampler_gap"]
+    assert lanes_of(undisturbed) == {
+        "driver": {"wait", "train", "publish", "eval", "save"},
+        "learner 0": {"update", "publish", "save"},
+        "controller": {"save"},
+        "teacher 0": {"score"},
+        "sampler 0": {"generate", "load"},
+        "verifier effopd.toy.verify:sums": {"verify"},
+    }
     plant(faults, "sampler.generate", 3)
     plant(faults, "teacher.score", 2)
     assert course(pipelined("disturbed")) == course(undisturbed)
+
+
+def lanes_of(run: Path) -> dict[str, set[str]]:
+    """What the timeline shows in each lane."""
+    events = json.loads((run / "timeline.json").read_text())["traceEvents"]
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    return {
+        name: {event["name"] for event in events if event["ph"] == "X" and event["tid"] == tid}
+        for tid, name in names.items()
+    }
