@@ -168,7 +168,9 @@ def _run_app(
     parser = _app_parser(name, purpose)
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        flags = ("--cfg", "--config-dir", "--help", "--info", "--multirun", "--package", "--resolve", "--timeline")
+        flags = ("--cfg", "--config-dir", "--help", "--info", "--multirun", "--package", "--resolve")
+        if name == "train":
+            flags += ("--timeline",)
         raise ConfigError(f"unknown option {unknown[0]}{nearest(unknown[0], flags)}; {parser.prog} --help shows them")
     if (options.package or options.resolve) and not options.cfg:
         raise ConfigError("--package and --resolve have no effect without --cfg job; add it")

@@ -1,7 +1,8 @@
 """The training loop, on one screen. It knows roles, never Ray, vLLM or DeepSpeed.
 
 What is true at the top of every iteration: the samplers hold the learner's weights, stamped (state.step, 0), and
-everything up to `state.step` is written down. Each role charges its own time to the ledger.
+everything up to `state.step` is written down. Each role charges its own time to the ledger. Whether batches are sampled when they
+are asked for or ahead is for `pipeline.py` to say.
 """
 
 import logging

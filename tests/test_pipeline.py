@@ -292,9 +292,8 @@ def test_an_error_ahead_is_raised_when_its_batch_is_due_and_not_before() -> None
 
 
 def test_no_thread_outlives_its_run() -> None:
-    before = threading.active_count()
     run(World(), settings(3, 1))
-    for thread in threading.enumerate():
-        if thread.name.endswith("ahead"):
-            thread.join(SECONDS)
-    assert threading.active_count() == before
+    threads = [thread for thread in threading.enumerate() if thread.name.endswith("ahead")]
+    for thread in threads:
+        thread.join(SECONDS)
+    assert not [thread for thread in threads if thread.is_alive()]
