@@ -7,7 +7,8 @@ the learner's at its start: so what is corrected is the age of the weights toget
 
 What holds for every k:
 
-1. Weights change only while nothing is sampled (`settle`), so all responses of a batch are of one version.
+1. Weights change only while nothing is sampled, so all responses of a batch are of one version: a publish that finds samplers at
+   work is put off until they have finished, at the latest before they are asked for anything else.
 2. Which version that is follows from the settings, not from who was faster: two equal runs are equal.
 3. Nothing is sampled across a trigger. Before one the pipeline has run dry, all that was sampled is trained on, and what comes
    after it is sampled from the weights that the trigger settled on: a jump leads as far as many updates.
@@ -29,18 +30,22 @@ from effopd.types import AlgorithmNeeds, Gathered, PolicyVersion, RunState
 
 
 class Batches(Protocol):
-    """Gives the learner one batch after the other. Called between steps, when samplers hold the weights (step, 0)."""
-
-    def run_ahead(self, state: RunState) -> None:
-        """Begin to sample what may be sampled from the weights after `state.step`; return at once."""
-        ...
+    """Gives the learner one batch after the other, and the samplers its weights. Called between updates."""
 
     def next(self, state: RunState) -> Gathered:
-        """Return what the update after `state.step` trains on."""
+        """Return what the update after `state.step` trains on. May be interrupted."""
+        ...
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Bring the weights that the learner holds now to the samplers: at once, or when they are free."""
+        ...
+
+    def run_ahead(self, state: RunState) -> None:
+        """Begin to sample from the weights after `state.step`, if samplers are free; return at once."""
         ...
 
     def settle(self) -> None:
-        """Return when nothing is being sampled, so that samplers can be given other weights."""
+        """Return when nothing is being sampled and samplers hold what was published last."""
         ...
 
     def close(self) -> None:
@@ -63,11 +68,14 @@ class OnDemand:
         self._roles = roles
         self._needs = needs
 
-    def run_ahead(self, state: RunState) -> None:
-        pass
-
     def next(self, state: RunState) -> Gathered:
         return gather(self._config, self._roles, self._needs, state, PolicyVersion(step=state.step))
+
+    def publish(self, version: PolicyVersion) -> None:
+        self._roles.publisher.publish(version)
+
+    def run_ahead(self, state: RunState) -> None:
+        pass
 
     def settle(self) -> None:
         pass
@@ -99,19 +107,13 @@ class Ahead:
         self._batches: deque[_Batch] = deque()
         """Those begun and not yet trained on: the first is number `state.step`."""
         self._refilled_at = state.step
+        self._put_off: PolicyVersion | None = None
+        """What samplers were too busy to be given."""
         # Of the next batch to be sampled; how far a batch leads is known when it has been sampled. The sampling thread's.
         self._data_position = state.data_position
 
-    def run_ahead(self, state: RunState) -> None:
-        if not self._batches:
-            self._refilled_at = state.step
-        version = PolicyVersion(step=state.step)
-        for number in range(state.step + len(self._batches), self._horizon(state.step)):
-            sampled = self._sampling.submit(partial(self._sample, number, version))
-            gathered = self._scoring.submit(partial(self._score, sampled))
-            self._batches.append(_Batch(version, sampled, gathered))
-
     def next(self, state: RunState) -> Gathered:
+        self.settle()
         self.run_ahead(state)
         batch = self._batches[0]
         with self._roles.tracker.phase("wait"):
@@ -122,10 +124,29 @@ class Ahead:
         staleness = float(state.step - batch.version.step)
         return replace(gathered, metrics={**gathered.metrics, "staleness": staleness})
 
+    def publish(self, version: PolicyVersion) -> None:
+        self._put_off = version
+        if not self._is_sampling():
+            self.settle()
+
+    def run_ahead(self, state: RunState) -> None:
+        if self._is_sampling():
+            return
+        if not self._batches:
+            self._refilled_at = state.step
+        version = PolicyVersion(step=state.step)
+        for number in range(state.step + len(self._batches), self._horizon(state.step)):
+            sampled = self._sampling.submit(partial(self._sample, number, version))
+            gathered = self._scoring.submit(partial(self._score, sampled))
+            self._batches.append(_Batch(version, sampled, gathered))
+
     def settle(self) -> None:
-        # An error is the learner's to hear when it asks for that batch: this step is done first.
         with self._roles.tracker.phase("wait"):
+            # An error is the learner's to hear when it asks for that batch: what comes before is done first.
             wait([batch.sampled for batch in self._batches])
+        if self._put_off is not None:
+            self._roles.publisher.publish(self._put_off)
+            self._put_off = None
 
     def close(self) -> None:
         for batch in self._batches:
@@ -133,6 +154,9 @@ class Ahead:
             batch.gathered.cancel()
         self._sampling.close()
         self._scoring.close()
+
+    def _is_sampling(self) -> bool:
+        return not all(batch.sampled.done() for batch in self._batches)
 
     def _horizon(self, step: int) -> int:
         """Return the number of the first batch that must not be sampled from the weights after `step`."""

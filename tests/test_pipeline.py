@@ -275,6 +275,36 @@ def test_what_was_sampled_ahead_of_a_run_that_ended_is_sampled_again_and_trained
     assert second.staleness == [0, 1, 1]
 
 
+class EndedAtWork(World):
+    """Is asked to end after three updates, while samplers are at batch 3 and will be until the run has saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_saved = threading.Event()
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        if request.prompts[0].prompt_id == "3":
+            assert self.has_saved.wait(SECONDS)
+        return super().generate(request, version)
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        if name == "wait" and self.trained == list("012"):
+            assert self.loaded.step == 2, "samplers are given nothing while they are at work"
+            os.kill(os.getpid(), signal.SIGTERM)
+        return nullcontext()
+
+    def save(self, state: RunState, score: float | None) -> None:
+        super().save(state, score)
+        self.has_saved.set()
+
+
+def test_a_run_that_is_to_end_does_not_wait_for_samples_that_nobody_will_train_on() -> None:
+    world, termination = EndedAtWork(), Termination()
+    with termination.listening(), pytest.raises(Terminated):
+        train(settings(6, 1), roles_of(world), world, RunState(), NEEDS, termination)
+    assert [state.step for state in world.saved] == [3] == [len(world.staleness)]
+
+
 class Failing(World):
     """No response to the prompt at position 3."""
 

@@ -36,10 +36,9 @@ class ActorLanes:
 
     def spans(self) -> dict[str, tuple[Span, ...]]:
         """Return the lane of every actor, empty for one that is dead or does not answer."""
-        asked = {actor.spans.remote(): name for name, actor in self._actors.items()}
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS_TO_ANSWER)
-        found = {asked[reference]: _spans_in(reference) for reference in answered}
-        return {name: found.get(name, ()) for name in self._actors}
+        asked = {name: actor.spans.remote() for name, actor in self._actors.items()}
+        answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS_TO_ANSWER)
+        return {name: _spans_in(reference) if reference in answered else () for name, reference in asked.items()}
 
 
 def _spans_in(reference: ray.ObjectRef) -> tuple[Span, ...]:

@@ -241,23 +241,21 @@ def test_sigterm_saves_what_is_finished_and_the_rest_is_made_up_for(
 
 def test_sampling_ahead_overlaps_alike_every_time_and_survives_deaths(faults: Path, tmp_path: Path) -> None:
     def pipelined(name: str, *overrides: str) -> Path:
-        settings = ("accelerate=none", "num_steps=4", "eval.every=2", "pipeline.max_staleness=1")
-        train(config_of(*settings, f"output_dir={tmp_path / name}", *overrides))
+        train(config_of("pipeline.max_staleness=1", f"output_dir={tmp_path / name}", *overrides))
         return tmp_path / name
 
     undisturbed = pipelined("undisturbed", "logger.timeline=true")
     rows = [json.loads(line)["metrics"] for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
-    # Sampler and learner hold the same weights at first, and then weights that are an update apart.
-    assert rows[0]["sampler_gap"] < 1e-4 < rows[1]["sampler_gap"]
-    assert lanes_of(undisturbed) == {
-        "driver": {"wait", "train", "publish", "eval", "save"},
-        "learner 0": {"update", "publish", "save"},
-        "controller": {"save"},
-        "teacher 0": {"score"},
-        "sampler 0": {"generate", "load"},
-        "verifier effopd.toy.verify:sums": {"verify"},
-    }
+    # A trigger follows step 2, and nothing is sampled across it.
+    assert [row["staleness"] for row in rows] == [0, 1, 0]
+    # Where sampler and learner hold the same weights their log-probabilities differ by rounding alone.
+    assert [row["sampler_gap"] > 1e-4 for row in rows] == [row["staleness"] > 0 for row in rows]
+    shown = lanes_of(undisturbed)
+    assert shown["driver"] == {"wait", "train", "publish", "gate", "eval", "save"}
+    assert shown["learner 0"] >= {"update", "publish", "trigger", "save"}
+    assert shown["controller"] == {"trigger", "save"}
+    assert shown["sampler 0"] == {"generate", "load"}
+    assert (shown["teacher 0"], shown["verifier effopd.toy.verify:sums"]) == ({"score"}, {"verify"})
     plant(faults, "sampler.generate", 3)
     plant(faults, "teacher.score", 2)
     assert course(pipelined("disturbed")) == course(undisturbed)
