@@ -16,7 +16,7 @@ from effopd.config.schema import RunConfig
 from effopd.errors import GradientError
 from effopd.extrapolation.resting import steepness
 from effopd.extrapolation.safety import TRAINING_KL, is_harmful_jump
-from effopd.pipeline import Batches, open_batches
+from effopd.pipeline import open_batches
 from effopd.roles import Roles
 from effopd.termination import Terminated, Termination
 from effopd.types import (
@@ -57,10 +57,10 @@ def train(
         SpoiledUpdateError: when `learner.on_nonfinite` does not let it go on.
 
     """
+    if state.step == 0:
+        evaluate(roles, state)
     score, is_saved = None, True
     with closing(open_batches(config, roles, needs, state)) as batches:
-        if state.step == 0:
-            evaluate(roles, batches, state)
         while state.step < config.num_steps:
             try:
                 with termination.interruptible():
@@ -86,7 +86,10 @@ def train(
             if is_due(state.step, config.logger.rollouts_every, is_last=False):
                 shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
                 roles.tracker.log_rollouts(state.step, shown)
-            score = evaluate(roles, batches, state) if is_due(state.step, config.eval.every, is_last) else None
+            score = None
+            if roles.evaluator is not None and is_due(state.step, config.eval.every, is_last):
+                batches.settle()
+                score = evaluate(roles, state)
             is_saved = is_due(state.step, config.checkpoint.every, is_last)
             if is_saved:
                 batches.run_ahead(state)  # samplers need not wait for the disk
@@ -168,11 +171,10 @@ def after_trigger(state: RunState, record: TriggerRecord, report: UpdateReport) 
     )
 
 
-def evaluate(roles: Roles, batches: Batches, state: RunState) -> float | None:
+def evaluate(roles: Roles, state: RunState) -> float | None:
     """Score the policy, log it, and return the score; None where nothing is evaluated."""
     if roles.evaluator is None:
         return None
-    batches.settle()
     with roles.tracker.phase("eval"):
         report = roles.evaluator.evaluate(state.step, PolicyVersion(step=state.step))
     roles.tracker.log_eval(state, report)
