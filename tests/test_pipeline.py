@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from effopd.train import train
 from effopd.types import (
     AlgorithmNeeds,
     Displacement,
+    EvalReport,
     Gathered,
     GenerateRequest,
     PolicyVersion,
@@ -273,6 +275,45 @@ def test_what_was_sampled_ahead_of_a_run_that_ended_is_sampled_again_and_trained
     assert first.sampled[3:] and first.sampled[3] == second.sampled[0] == "3"
     assert first.trained + second.trained == list("012345")
     assert second.staleness == [0, 1, 1]
+
+
+class Evaluated(World):
+    """Its samplers take as long for a batch as the learner takes for an update and what is written down of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_logged = threading.Barrier(2)
+        self.evaluated: list[int] = []
+
+    def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
+        rollouts = super().generate(request, version)
+        if self.sampled[-1] != "0":
+            self.has_logged.wait(SECONDS)
+        return rollouts
+
+    def log_step(self, state: RunState, metrics: dict[str, float]) -> None:
+        super().log_step(state, metrics)
+        if state.step < 4:
+            self.has_logged.wait(SECONDS)
+
+    def evaluate(self, step: int, version: PolicyVersion) -> EvalReport:
+        assert version == self.loaded and not self.is_sampling
+        self.evaluated.append(step)
+        return EvalReport(
+            step=step, score=0.5, standard_error=0.0, mean_response_len=1.0, truncation_rate=0.0,
+            num_generated_tokens=1, per_prompt={},
+        )  # fmt: skip
+
+    def log_eval(self, state: RunState, report: EvalReport) -> None: ...
+
+
+def test_the_policy_is_evaluated_with_its_own_weights_although_samplers_were_at_work() -> None:
+    world = Evaluated()
+    config = settings(4, 1)
+    config.eval.every = 1
+    train(config, replace(roles_of(world), evaluator=world), world, RunState(), NEEDS, Termination())
+    assert world.evaluated == [0, 1, 2, 3, 4]
+    assert world.staleness == [0, 1, 1, 1]
 
 
 class EndedAtWork(World):
