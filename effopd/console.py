@@ -175,12 +175,16 @@ class RunConsole:
         # A log keeps a line whole whatever the width, and brackets in it are not markup.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def finish(self, totals: Sequence[PhaseTotal], triggers: TriggerTotals, training_seconds: float) -> None:
-        """End the live display and show the time table, if any time was counted, and the triggers, if there were any."""
+    def finish(
+        self, totals: Sequence[PhaseTotal], triggers: TriggerTotals, training_seconds: float, bubble_share: float
+    ) -> None:
+        """End the live display and show the time table and the learner's idle share, if any time was counted, and the
+        triggers, if there were any."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
         if totals:
             self._console.print(time_table(totals))
+            self.say(f"the learner was idle for {bubble_share:.1%} of training")
         if triggers.num_searches:
             self.say(totals_line(triggers, training_seconds))

@@ -3,6 +3,7 @@
 import errno
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from effopd.restarts import train_with_restarts
 from effopd.roles import Roles
 from effopd.start_checks import finished_problem, run_folder
 from effopd.termination import Terminated, Termination
+from effopd.timeline import TIMELINE_NAME, written_timeline
 from effopd.tracking import RunTracker, discard_records_after
 from effopd.train import after_update, make_up_evaluation
 from effopd.train import train as run_training
@@ -130,13 +132,16 @@ def play(
         accelerator=production.accelerator,
         tracker=tracker,
     )
-    if config.debug.mode == DebugMode.rollout_only:
-        record_rollouts(config, roles, production, run_folder(config) / RECORDED_NAME, termination)
-        return
-    saver = CheckpointSaver(store, production, tracker)
-    if checkpoint is not None:
-        make_up_evaluation(config, roles, saver, state, checkpoint.score, termination)
-    run_training(config, roles, saver, state, algorithm_needs(config), termination)
+    run_dir = run_folder(config)
+    timeline = written_timeline(run_dir / TIMELINE_NAME, tracker.lane, production.lanes)
+    with timeline if config.logger.timeline else nullcontext():
+        if config.debug.mode == DebugMode.rollout_only:
+            record_rollouts(config, roles, production, run_dir / RECORDED_NAME, termination)
+            return
+        saver = CheckpointSaver(store, production, tracker)
+        if checkpoint is not None:
+            make_up_evaluation(config, roles, saver, state, checkpoint.score, termination)
+        run_training(config, roles, saver, state, algorithm_needs(config), termination)
 
 
 class CheckpointSaver:

@@ -2,7 +2,8 @@
 
 Time is a partition: every second between the first phase and now belongs to exactly one phase, or to "other" when none is
 open, so the parts add up to the wall clock by construction. A phase opened inside another is not counted again: its time
-belongs to the outermost one, so "gate" holds the sampling, scoring and publishing that a trigger does.
+belongs to the outermost one, so "gate" holds the sampling, scoring and publishing that a trigger does. What is sampled and
+scored ahead of the learner takes time beside this one and is not in it: "wait" is what the learner still had to wait for it.
 """
 
 import time
@@ -10,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PHASES = ("generate", "verify", "score", "train", "publish", "gate", "audit", "eval", "save")
+PHASES = ("generate", "verify", "score", "wait", "train", "publish", "gate", "audit", "eval", "save")
 OTHER = "other"
 NOT_TRAINING = frozenset({"audit", "eval", "save"})
 """Phases that the training time of a run leaves out."""
+LEARNER_AT_WORK = frozenset({"train", "publish", "gate"})
+"""Phases of training in which the learner has something to do, though not always in a trigger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,14 @@ class Ledger:
         """Seconds of the run so far without start-up."""
         self._settle()
         return sum(self._seconds.values())
+
+    @property
+    def bubble_share(self) -> float:
+        """The fraction of training time in which the learner has nothing to do: it waits for samples and scores, or for the
+        driver. 0 before any."""
+        seconds = self.training_seconds
+        at_work = sum(self._seconds[phase] for phase in LEARNER_AT_WORK)
+        return 1 - at_work / seconds if seconds > 0 else 0.0
 
     def totals(self) -> tuple[PhaseTotal, ...]:
         """Return the time table: one row per phase that took time, "other" last. The shares add up to 1."""

@@ -36,6 +36,7 @@ from effopd.production import (
 )
 from effopd.publishing import CheckedPublisher, canary_tolerance
 from effopd.rewards.pool import VerifierPool, items_of
+from effopd.timeline import Lane, LanesHere
 from effopd.types import (
     Displacement,
     GenerateRequest,
@@ -65,12 +66,14 @@ class LocalSampler:
     def __init__(self, engine: SamplerEngine, phase: Phase) -> None:
         self._engine = engine
         self._phase = phase
+        self.lane = Lane()
 
     def load(self, publication: Publication) -> None:
-        self._engine.load(publication)
+        with self.lane.span("load"):
+            self._engine.load(publication)
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
-        with self._phase("generate"):
+        with self._phase("generate"), self.lane.span("generate"):
             rollouts = self._engine.generate(request, version)
         return RolloutHandle(parts=((rollouts,),), summaries=tuple(summarise(rollouts)), policy_version=version)
 
@@ -85,9 +88,10 @@ class LocalTeacher:
     def __init__(self, engine: TeacherEngine, phase: Phase) -> None:
         self._engine = engine
         self._phase = phase
+        self.lane = Lane()
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
-        with self._phase("score"):
+        with self._phase("score"), self.lane.span("score"):
             scored = self._engine.score(_rollouts(rollouts), payload)
         return ScoredHandle(
             parts=((scored,),),
@@ -96,7 +100,7 @@ class LocalTeacher:
         )
 
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
-        with self._phase("score"):
+        with self._phase("score"), self.lane.span("score"):
             scored = self._engine.score_reference(to_train_on(_items(batch), None))
         return replace(batch, parts=((scored,),))
 
@@ -104,9 +108,11 @@ class LocalTeacher:
 class LocalVerifier:
     def __init__(self, pool: VerifierPool) -> None:
         self._pool = pool
+        self.lane = Lane()
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
-        return self._pool.scores(items_of(_rollouts(rollouts), {prompt.prompt_id: prompt for prompt in prompts}))
+        with self.lane.span("verify"):
+            return self._pool.scores(items_of(_rollouts(rollouts), {prompt.prompt_id: prompt for prompt in prompts}))
 
     def close(self) -> None:
         self._pool.close()
@@ -116,37 +122,45 @@ class LocalLearner:
     def __init__(self, rank: DeepSpeedLearner, phase: Phase) -> None:
         self._rank = rank
         self._phase = phase
+        self.lane = Lane()
 
     def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
-        with self._phase("train"):
+        with self._phase("train"), self.lane.span("update"):
             items = [item for batch in batches for item in _items(batch)]
             return self._rank.update(to_train_on(items, rewards_of(batches)))
 
     def stage(self, version: PolicyVersion) -> Publication:
-        publication = self._rank.stage(version)
+        with self.lane.span("publish"):
+            publication = self._rank.stage(version)
         assert publication is not None, "the only rank is rank 0, which publishes"
         return publication
 
     def response_logprobs(self, rollouts: RolloutHandle) -> list[list[float]]:
-        return self._rank.response_logprobs(_rollouts(rollouts))
+        with self.lane.span("canary"):
+            return self._rank.response_logprobs(_rollouts(rollouts))
 
     def reverse_kl(self, batch: ScoredHandle) -> list[KLSum]:
-        return self._rank.reverse_kl(_scored(batch))
+        with self.lane.span("reverse_kl"):
+            return self._rank.reverse_kl(_scored(batch))
 
     def open_trigger(self) -> Displacement:
-        return self._rank.open_trigger()
+        with self.lane.span("trigger"):
+            return self._rank.open_trigger()
 
     def write_candidate(self, step_size: float) -> None:
-        self._rank.write_candidate(step_size)
+        with self.lane.span("trigger"):
+            self._rank.write_candidate(step_size)
 
     def close_trigger(self, settlement: Settlement) -> None:
-        self._rank.close_trigger(settlement)
+        with self.lane.span("trigger"):
+            self._rank.close_trigger(settlement)
 
     def roll_back(self) -> None:
-        self._rank.roll_back()
+        with self.lane.span("trigger"):
+            self._rank.roll_back()
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
-        with self._phase("save"):
+        with self._phase("save"), self.lane.span("save"):
             return save_learner(
                 directory,
                 fragments=[self._rank.fragments()],
@@ -173,7 +187,12 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
     learner = LocalLearner(rank, phase)
     if is_replay:
         return replay_production(
-            config, learner, save_learner=learner.save, load_learner=learner.load, close=rank.close
+            config,
+            learner,
+            save_learner=learner.save,
+            load_learner=learner.load,
+            lanes=LanesHere({"learner 0": learner.lane}),
+            close=rank.close,
         )
     needs = algorithm_needs(config)
     engine = build_sampler(
@@ -220,6 +239,15 @@ def build_local(config: RunConfig, inputs: RunInputs, phase: Phase) -> Productio
         save_learner=learner.save,
         load_learner=learner.load,
         fetch=_scored,
+        lanes=LanesHere(
+            {
+                "learner 0": learner.lane,
+                **({} if teacher is None else {"teacher 0": teacher.lane}),
+                **({} if reference is None else {"reference 0": reference.lane}),
+                "sampler 0": sampler.lane,
+                **{f"verifier {name}": verifier.lane for name, verifier in verifiers.items()},
+            }
+        ),
         close=close,
     )
 

@@ -20,6 +20,7 @@ from effopd.inputs import EvalSetPrompts, RunInputs
 from effopd.preflight import ModelFiles
 from effopd.roles import Accelerator, Learner, Publisher, Reference, Sampler, Teacher, Verifier
 from effopd.seeds import derive_seed
+from effopd.timeline import Lanes
 from effopd.types import AlgorithmNeeds, GenerateRequest, Publication, ScoredHandle, ScoredRollout
 from effopd.weights import shared_memory_folder
 
@@ -47,6 +48,8 @@ class Production:
     load_learner: Callable[[Path], None]
     fetch: Callable[[ScoredHandle], Sequence[ScoredRollout]]
     """Bring scored rollouts to the driver; for recordings only."""
+    lanes: Lanes
+    """Of its roles, for a timeline."""
     close: Callable[[], None]
 
 
@@ -86,6 +89,7 @@ def replay_production(
     *,
     save_learner: Callable[[Path], Iterable[FileRecord]],
     load_learner: Callable[[Path], None],
+    lanes: Lanes,
     close: Callable[[], None],
 ) -> Production:
     """Return a production whose sampler and teacher are the recording `debug.recorded`."""
@@ -102,6 +106,7 @@ def replay_production(
         save_learner=save_learner,
         load_learner=load_learner,
         fetch=recording.fetch,
+        lanes=lanes,
         close=close,
     )
 

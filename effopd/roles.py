@@ -164,7 +164,10 @@ class Tracker(Protocol):
     """Receives everything worth writing down."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Charge the time inside to `name`: generate, verify, score, train, publish, gate, eval or save."""
+        """Charge the time inside to `name`: generate, verify, score, wait, train, publish, gate, eval or save.
+
+        Charges nothing on another thread than the loop's.
+        """
         ...
 
     def training_seconds(self) -> float:
@@ -186,7 +189,11 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
-    """The cast of a run."""
+    """The cast of a run.
+
+    With `pipeline.max_staleness` one thread samples and another scores while the loop's trains: then prompts, sampler and
+    verifier, and teacher, reference and verifier, are called from these.
+    """
 
     prompts: PromptStream
     sampler: Sampler

@@ -7,12 +7,14 @@
 | `extrapolation.jsonl` | trigger, or jump taken back | every candidate with its gate score per prompt |
 | `rollouts/step_NNNNNN.parquet` | sampled step | a few responses, for people to read |
 | `versions.json` | start of a process | versions, platform, source, command line |
+| `timeline.json` | last process, with `logger.timeline` | what every role did when; see `effopd/timeline.py` |
 
 A row is on the disk before the call that logs it returns. A resumed run first removes what lies after its checkpoint, so
 that its files are those of a run that was never interrupted, but for seconds.
 """
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ from effopd.ledger import Ledger, training_seconds
 from effopd.provenance import record_start
 from effopd.sinks import open_sinks
 from effopd.smoothing import ema_weight
+from effopd.timeline import Lane
 from effopd.trigger_costs import trigger_totals
 from effopd.types import EvalReport, Rollout, RunState, TriggerRecord
 
@@ -79,6 +82,8 @@ class RunTracker:
             )
         record_start(run_dir, sys.argv if command is None else command)
         self.ledger = ledger or Ledger()
+        self._thread = threading.get_ident()
+        self.lane = Lane()
         self._run_dir = run_dir
         self._config = config
         self._state = resumed or RunState()
@@ -106,8 +111,14 @@ class RunTracker:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge the time inside to `name`; a phase inside another belongs to the outer one."""
-        with self.ledger.phase(name):
+        """Charge the time inside to `name`; a phase inside another belongs to the outer one.
+
+        On another thread than the tracker's nothing is charged: what runs beside the loop takes none of its time.
+        """
+        if threading.get_ident() != self._thread:
+            yield
+            return
+        with self.ledger.phase(name), self.lane.span(name):
             self._console.show_phase(self.ledger.current_phase)
             yield
 
@@ -239,7 +250,12 @@ class RunTracker:
         """Show the time table and close every file and sink. Call it also when the run fails."""
         for records in (self._metrics, self._evals, self._triggers, *self._sinks):
             records.close()
-        self._console.finish(self.ledger.totals(), trigger_totals(self._trigger_rows), self.training_seconds())
+        self._console.finish(
+            self.ledger.totals(),
+            trigger_totals(self._trigger_rows),
+            self.training_seconds(),
+            self.ledger.bubble_share,
+        )
 
     def _eta_seconds(self, step: int) -> float:
         """Return the seconds left, from the mean over the steps of this process."""

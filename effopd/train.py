@@ -1,13 +1,14 @@
 """The training loop, on one screen. It knows roles, never Ray, vLLM or DeepSpeed.
 
-What is true at the top of every iteration: the samplers hold the learner's weights, stamped (state.step, 0), and
-everything up to `state.step` is written down. Each role charges its own time to the ledger.
+What is true at the top of every iteration: the samplers hold the learner's weights, stamped (state.step, 0), or will before
+they are asked for anything, and everything up to `state.step` is written down. Each role charges its own time to the ledger.
+Whether a batch is sampled when it is asked for or ahead is for `pipeline.py` to say.
 """
 
 import logging
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from effopd.config.schema import RunConfig
 from effopd.errors import GradientError
 from effopd.extrapolation.resting import steepness
 from effopd.extrapolation.safety import TRAINING_KL, is_harmful_jump
-from effopd.gathering import gather
+from effopd.pipeline import open_batches
 from effopd.roles import Roles
 from effopd.termination import Terminated, Termination
 from effopd.types import (
@@ -62,41 +63,46 @@ def train(
     if state.step == 0:
         evaluate(roles, state, termination.interruptible())
     score, is_saved = None, True
-    while state.step < config.num_steps:
-        try:
-            with termination.interruptible():
-                gathered = gather(config, roles, needs, state, PolicyVersion(step=state.step))
-        except Terminated:
-            if not is_saved:
-                saver.save(state, score)
-            raise
-        report = update(roles, state, gathered)
-        record = undo_harmful_jump(config, roles, state, report)
-        state = after_update(state, gathered)
-        roles.publisher.publish(PolicyVersion(step=state.step))
-        # The direction of a jump just taken back has had its trial.
-        if record is None and roles.accelerator.is_due(state.step):
-            record = roles.accelerator.try_jump(state, gathered)
-        if record is not None:
-            state = after_trigger(state, record, report)
-            roles.tracker.log_trigger(record)
+    with closing(open_batches(config, roles, needs, state)) as batches:
+        while state.step < config.num_steps:
+            try:
+                with termination.interruptible():
+                    gathered = batches.next(state)
+            except Terminated:
+                if not is_saved:
+                    saver.save(state, score)
+                raise
+            report = update(roles, state, gathered)
+            record = undo_harmful_jump(config, roles, state, report)
+            state = after_update(state, gathered)
+            batches.publish(PolicyVersion(step=state.step))
+            # The direction of a jump just taken back has had its trial.
+            if record is None and roles.accelerator.is_due(state.step):
+                record = roles.accelerator.try_jump(state, gathered)
+            if record is not None:
+                state = after_trigger(state, record, report)
+                roles.tracker.log_trigger(record)
 
-        state = replace(state, seconds=roles.tracker.training_seconds())
-        roles.tracker.log_step(state, {**report.metrics, **gathered.metrics})
-        is_last = state.step == config.num_steps
-        if is_due(state.step, config.logger.rollouts_every, is_last=False):
-            shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
-            roles.tracker.log_rollouts(state.step, shown)
-        # A run that is saved after its last step cannot be resumed, and would lack its final score.
-        giving_way = nullcontext() if is_last else termination.interruptible()
-        try:
-            score = evaluate(roles, state, giving_way) if is_due(state.step, config.eval.every, is_last) else None
-        except Terminated:
-            saver.save(state, None)
-            raise
-        is_saved = is_due(state.step, config.checkpoint.every, is_last)
-        if is_saved:
-            saver.save(state, score)
+            state = replace(state, seconds=roles.tracker.training_seconds())
+            roles.tracker.log_step(state, {**report.metrics, **gathered.metrics})
+            is_last = state.step == config.num_steps
+            if is_due(state.step, config.logger.rollouts_every, is_last=False):
+                shown = roles.sampler.preview(gathered.rollouts, config.logger.rollouts_per_sample)
+                roles.tracker.log_rollouts(state.step, shown)
+            score = None
+            if roles.evaluator is not None and is_due(state.step, config.eval.every, is_last):
+                batches.settle()
+                # A run that is saved after its last step cannot be resumed, and would lack its final score.
+                giving_way = nullcontext() if is_last else termination.interruptible()
+                try:
+                    score = evaluate(roles, state, giving_way)
+                except Terminated:
+                    saver.save(state, None)
+                    raise
+            is_saved = is_due(state.step, config.checkpoint.every, is_last)
+            if is_saved:
+                batches.run_ahead(state)  # samplers need not wait for the disk
+                saver.save(state, score)
     return state
 
 

@@ -204,6 +204,8 @@ class Gathered:
     """Taken from the stream."""
     num_generated_tokens: int
     """Those of responses that are not trained on included."""
+    num_rewards: int
+    """Responses that the verifier was asked about, likewise."""
     metrics: Mapping[str, float]
 
 

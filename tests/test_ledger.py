@@ -83,6 +83,17 @@ def test_training_seconds_leave_out_audits_evaluation_and_saving(clock):
     assert ledger.training_seconds == 2.5
 
 
+def test_the_bubble_is_what_training_takes_beyond_the_learners_own_phases(clock):
+    ledger = Ledger(clock)
+    assert ledger.bubble_share == 0
+    for phase, seconds in (("wait", 2), ("train", 4), ("publish", 1), ("eval", 50), ("gate", 1), ("generate", 1)):
+        with ledger.phase(phase):
+            clock.tick(seconds)
+    clock.tick(1)
+    # Of 10 s without the evaluation the learner had 6 to do: it waited 2 + 1 for samples and 1 for the driver.
+    assert ledger.bubble_share == pytest.approx(0.4)
+
+
 def test_a_phase_that_fails_is_charged_and_closed(clock):
     ledger = Ledger(clock)
     with pytest.raises(RuntimeError), ledger.phase("train"):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -178,6 +179,27 @@ def test_a_step_is_one_row_with_metrics_tokens_and_seconds(tmp_path):
     # The clock moves by one whenever it is read: at the start of the phase, at its end and at the row.
     assert {phase: value for phase, value in second["seconds"].items() if value} == {
         "generate": 1,
+        "other": 1,
+        "total_training": 2,
+    }
+
+
+def test_what_another_thread_does_takes_none_of_the_loops_time(tmp_path):
+    now = iter(range(1000))
+    tracker, _ = open_tracker(tmp_path, ledger=Ledger(lambda: float(next(now))))
+
+    def sample_ahead():
+        with tracker.phase("generate"):
+            assert tracker.ledger.current_phase == "wait"
+
+    with tracker.phase("wait"), ThreadPoolExecutor(1) as pool:
+        pool.submit(sample_ahead).result()
+    tracker.log_step(state_at(1), {})
+    tracker.close()
+    (row,) = read_rows(tmp_path / "metrics.jsonl")
+    # The clock moves by one whenever it is read: at both ends of "wait" and at the row.
+    assert {phase: value for phase, value in row["seconds"].items() if value} == {
+        "wait": 1,
         "other": 1,
         "total_training": 2,
     }

@@ -95,6 +95,8 @@ class FakeRun:
     def training_seconds(self) -> float:
         return 0.0
 
+    def count_train_rewards(self, num_rewards: int) -> None: ...
+
     def log_step(self, state: RunState, metrics: object) -> None:
         self.state = state
 

@@ -42,6 +42,7 @@ TRAINED_ON = Gathered(
     batches=(as_scored(STEP_ROLLOUTS),),
     num_prompt_batches=1,
     num_generated_tokens=60,
+    num_rewards=0,
     metrics={},
 )
 

@@ -12,6 +12,7 @@ from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
 from effopd.actors.controller import ControllerActor, RayController, TriggerSetup
 from effopd.actors.footprint import ENGINE_GIB, sampler_gib
+from effopd.actors.lanes import ActorLanes
 from effopd.actors.learner import LearnerActor
 from effopd.actors.placement import Place
 from effopd.actors.sampler import RaySampler, SamplerActor
@@ -105,9 +106,15 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
     wait_for([controller.begin.remote(cast, setup, watchdog())], "the controller", "starting")
     accelerator = RayController(controller, config.accelerate, config.num_steps, phase)
     learner, sampler = cast.learner(phase), cast.sampler(phase)
+    lanes = ActorLanes({spec.name: actors[spec.name] for spec in specs})
     if is_replay:
         return replay_production(
-            config, learner, save_learner=accelerator.save, load_learner=learner.load, close=lambda: None
+            config,
+            learner,
+            save_learner=accelerator.save,
+            load_learner=learner.load,
+            lanes=lanes,
+            close=lambda: None,
         )
     return Production(
         sampler=sampler,
@@ -127,6 +134,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
         save_learner=accelerator.save,
         load_learner=learner.load,
         fetch=_fetch,
+        lanes=lanes,
         close=lambda: None,  # actors are the session's, which keeps them for the next run
     )
 

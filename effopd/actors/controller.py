@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from effopd.accelerate import EffOPD, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
+from effopd.actors.lanes import HasLane
 from effopd.actors.stacks import expose_stacks
 from effopd.actors.watchdog import Watchdog, keep_watch
 from effopd.candidates import TriggerRoles, TriggerSetting
@@ -54,10 +55,11 @@ def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
 
 
 @ray.remote
-class ControllerActor:
+class ControllerActor(HasLane):
     """One process without an engine. `begin` starts the next run in it."""
 
     def __init__(self) -> None:
+        super().__init__()
         expose_stacks()
 
     def begin(self, cast: ActorCast, setup: TriggerSetup, watchdog: Watchdog) -> None:
@@ -66,10 +68,12 @@ class ControllerActor:
         self._accelerator = build_accelerator(setup, cast)
 
     def try_jump(self, state: RunState, gathered: Gathered) -> TriggerRecord:
-        return self._accelerator.try_jump(state, gathered)
+        with self._lane.span("trigger"):
+            return self._accelerator.try_jump(state, gathered)
 
     def save(self, directory: Path) -> tuple[FileRecord, ...]:
-        return self._learner.save(directory)
+        with self._lane.span("save"):
+            return self._learner.save(directory)
 
 
 class RayController:

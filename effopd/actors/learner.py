@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from effopd.actors.calls import wait_for
+from effopd.actors.lanes import HasLane
 from effopd.actors.stacks import expose_stacks
 from effopd.checkpoints.learner_state import LearnerProgress, save_learner
 from effopd.checkpoints.manifest import FileRecord
@@ -38,10 +39,11 @@ ROLE = "a learner rank"
 
 
 @ray.remote
-class LearnerActor:
+class LearnerActor(HasLane):
     """One rank. The process outlives a run; `begin` starts the next one in it."""
 
     def __init__(self, rank: int, world_size: int) -> None:
+        super().__init__()
         expose_stacks()
         self._rank = rank
         self._world_size = world_size
@@ -74,10 +76,12 @@ class LearnerActor:
     def update(
         self, rewards: Mapping[tuple[str, int], float] | None, *parts: Sequence[Rollout | ScoredRollout]
     ) -> UpdateReport:
-        return self._engine.update(to_train_on((item for part in parts for item in part), rewards))
+        with self._lane.span("update"):
+            return self._engine.update(to_train_on((item for part in parts for item in part), rewards))
 
     def stage(self, version: PolicyVersion) -> Publication | None:
-        self._staged = self._engine.stage(version)
+        with self._lane.span("publish"):
+            self._staged = self._engine.stage(version)
         return self._staged
 
     def staged(self) -> Publication | None:
@@ -85,22 +89,28 @@ class LearnerActor:
         return self._staged
 
     def response_logprobs(self, *parts: Sequence[Rollout]) -> list[list[float]]:
-        return self._engine.response_logprobs([rollout for part in parts for rollout in part])
+        with self._lane.span("canary"):
+            return self._engine.response_logprobs([rollout for part in parts for rollout in part])
 
     def reverse_kl(self, *parts: Sequence[ScoredRollout]) -> list[KLSum]:
-        return self._engine.reverse_kl([rollout for part in parts for rollout in part])
+        with self._lane.span("reverse_kl"):
+            return self._engine.reverse_kl([rollout for part in parts for rollout in part])
 
     def open_trigger(self) -> Displacement:
-        return self._engine.open_trigger()
+        with self._lane.span("trigger"):
+            return self._engine.open_trigger()
 
     def write_candidate(self, step_size: float) -> None:
-        self._engine.write_candidate(step_size)
+        with self._lane.span("trigger"):
+            self._engine.write_candidate(step_size)
 
     def close_trigger(self, settlement: Settlement) -> None:
-        self._engine.close_trigger(settlement)
+        with self._lane.span("trigger"):
+            self._engine.close_trigger(settlement)
 
     def roll_back(self) -> None:
-        self._engine.roll_back()
+        with self._lane.span("trigger"):
+            self._engine.roll_back()
 
     def fragments(self) -> list[Fragment]:
         return self._engine.fragments()
@@ -112,7 +122,8 @@ class LearnerActor:
         return self._engine.progress()
 
     def read(self, kind: ShardKind, names: Sequence[str]) -> dict[str, Tensor]:
-        return self._engine.read(kind, names)
+        with self._lane.span("save"):
+            return self._engine.read(kind, names)
 
     def load_state(self, directory: Path) -> None:
         self._engine.load_state(directory)

@@ -11,6 +11,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from effopd.actors.lanes import HasLane
 from effopd.actors.stacks import expose_stacks
 from effopd.actors.supervision import Member, Request, answers_to, get_from, make_ready
 from effopd.actors.weight_routes import WeightRoutes, copies_of
@@ -29,12 +30,13 @@ def nothing_staged() -> AbstractContextManager[None]:
 
 
 @ray.remote
-class SamplerActor:
+class SamplerActor(HasLane):
     """One engine."""
 
     def __init__(
         self, config: RolloutConfig, model_path: str, *, max_model_len: int, device: Device, seed: int
     ) -> None:
+        super().__init__()
         expose_stacks()
         # The engine starts in `ready`: what a constructor raises reaches nobody but as "the actor died".
         self._build = partial(build_sampler, config, model_path, max_model_len=max_model_len, device=device, seed=seed)
@@ -56,14 +58,16 @@ class SamplerActor:
         return rollouts[:num_rollouts]
 
     def load(self, publication: Publication) -> None:
-        self._running.load(publication)
+        with self._lane.span("load"):
+            self._running.load(publication)
         self._has_weights = True
 
     def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
         """Return the summaries of every part, then the parts."""
         if not self._has_weights:
             raise NotReadyError("load() comes first")
-        parts = split_by_prompt(self._running.generate(request, version), num_parts, first_part)
+        with self._lane.span("generate"):
+            parts = split_by_prompt(self._running.generate(request, version), num_parts, first_part)
         return tuple(summarise(part) for part in parts), *parts
 
 

@@ -12,6 +12,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from effopd.actors.lanes import HasLane
 from effopd.actors.stacks import expose_stacks
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import Device, TeacherConfig
@@ -27,10 +28,11 @@ holds is in a teacher's memory at once, and is repeated when the teacher dies.""
 
 
 @ray.remote
-class TeacherActor:
+class TeacherActor(HasLane):
     """One frozen model."""
 
     def __init__(self, config: TeacherConfig, model_path: str, *, attn_implementation: str, device: Device) -> None:
+        super().__init__()
         expose_stacks()
         torch.set_num_threads(config.num_threads)
         self._build = partial(HFTeacher, config, model_path, attn_implementation=attn_implementation)
@@ -56,13 +58,16 @@ class TeacherActor:
     def score(self, payload: TeacherPayload, *parts: Sequence[Rollout]) -> tuple:
         """Return the summaries of all parts, then every part scored."""
         rollouts = [rollout for part in parts for rollout in part]
-        scored = self._running.score(rollouts, payload)
+        with self._lane.span("score"):
+            scored = self._running.score(rollouts, payload)
         return with_sampled_reverse_kl(summarise(rollouts), scored), *regroup(scored, parts)
 
     def score_reference(self, *parts: Sequence[Rollout | ScoredRollout]) -> tuple:
         """Return nothing, for the driver to wait for, then every part scored."""
         items = to_train_on((item for part in parts for item in part), None)
-        return None, *regroup(self._running.score_reference(items), parts)
+        with self._lane.span("score"):
+            scored = self._running.score_reference(items)
+        return None, *regroup(scored, parts)
 
 
 class RayTeacher:

@@ -9,6 +9,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from effopd.actors.lanes import HasLane
 from effopd.actors.stacks import expose_stacks
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.errors import NotReadyError
@@ -17,10 +18,11 @@ from effopd.types import Prompt, Rollout, RolloutHandle
 
 
 @ray.remote
-class VerifierActor:
+class VerifierActor(HasLane):
     """One process with a pool of verifier workers, which end when it does."""
 
     def __init__(self, name: str, num_workers: int, seconds_per_answer: float) -> None:
+        super().__init__()
         expose_stacks()
         self._pool = VerifierPool(name, num_workers, seconds_per_answer)
         self._is_ready = False
@@ -35,7 +37,8 @@ class VerifierActor:
         """Return the scores of all parts, one part after the other."""
         if not self._is_ready:
             raise NotReadyError("ready() comes first")
-        return self._pool.scores(items_of([rollout for part in parts for rollout in part], prompts))
+        with self._lane.span("verify"):
+            return self._pool.scores(items_of([rollout for part in parts for rollout in part], prompts))
 
 
 class RayVerifier:

@@ -64,10 +64,14 @@ def _run_app(
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flags = ("--cfg", "--config-dir", "--help", "--info", "--multirun", "--package", "--resolve")
+        if name == "train":
+            flags += ("--timeline",)
         raise ConfigError(f"unknown option {unknown[0]}{nearest(unknown[0], flags)}; {parser.prog} --help shows them")
     if (options.package or options.resolve) and not options.cfg:
         raise ConfigError("--package and --resolve have no effect without --cfg job; add it")
     overrides = [expand_home(argument) for argument in options.overrides]
+    if options.timeline:
+        overrides.append("logger.timeline=true")
     with open_configs(options.config_dir) as configs:
         if options.help:
             words = [word for word in options.overrides if "=" not in word]
@@ -120,6 +124,9 @@ def _app_parser(name: str, purpose: str) -> Parser:
     parser.add_argument("-c", "--cfg", choices=["job"], help="show the settings instead of running")
     parser.add_argument("-p", "--package", metavar="SECTION", help="with --cfg: only this section")
     parser.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...}")
+    if name == "train":
+        parser.add_argument("--timeline", action="store_true", help="write timeline.json: what every role did when")
+    parser.set_defaults(timeline=False)
     info = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("-i", "--info", nargs="?", const="all", choices=info, help="show what Hydra composes from")
     parser.add_argument(

@@ -26,6 +26,7 @@ from effopd.config.schema import (
     Runtime,
     WandbMode,
 )
+from effopd.config.search_schema import ScheduleKind
 from effopd.errors import ConfigError
 
 TOY_MODELS = tuple(f"{task}_{stage}" for task in TOY_TASKS for stage in ("base", "teacher"))
@@ -80,6 +81,7 @@ def training_violations(config: RunConfig) -> list[str]:
         *_jump(config),
         *_rollout(config),
         *_cluster(config),
+        *_pipeline(config),
         *_logger(config),
         *_debug(config),
     ]
@@ -268,8 +270,19 @@ def _cluster(config: RunConfig) -> Iterator[str]:
             yield f"{_shown(config, key, 'cluster.runtime')}: one process holds one of each role; add cluster=laptop"
     if config.cluster.address is not None:
         yield f"{_shown(config, 'cluster.address', 'cluster.runtime')}: only Ray has an address; add cluster=laptop"
-    keys = ["cluster.max_restarts", "cluster.hang_seconds"]
+    keys = ["cluster.max_restarts", "cluster.hang_seconds", "pipeline.max_staleness"]
     yield from _without_effect(config, keys, "in one process", "add cluster=laptop")
+
+
+def _pipeline(config: RunConfig) -> Iterator[str]:
+    accelerate, mode = config.accelerate, config.debug.mode
+    if mode is not DebugMode.none:
+        remedy = "leave it out"
+        yield from _without_effect(config, ["pipeline.max_staleness"], f"with debug.mode={mode}", remedy)
+    is_rhythmic = accelerate.schedule in (ScheduleKind.every, ScheduleKind.adaptive)
+    if accelerate.gate is not GateKind.none and is_rhythmic and accelerate.every == 1:
+        reason = "with accelerate.every=1, for nothing is sampled ahead across a trigger"
+        yield from _without_effect(config, ["pipeline.max_staleness"], reason, "raise accelerate.every")
 
 
 def _logger(config: RunConfig) -> Iterator[str]:

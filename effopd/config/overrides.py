@@ -33,8 +33,9 @@ TRAIN_ONLY_KEYS = (
     "rollout.prompts_per_step",
     "rollout.samples_per_prompt",
     "rollout.canary_every",
+    "logger.timeline",
 )
-TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "checkpoint", "debug")
+TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "pipeline", "checkpoint", "debug")
 """With `TRAIN_ONLY_KEYS`, what `effopd eval` does not read."""
 
 

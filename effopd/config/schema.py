@@ -596,6 +596,25 @@ class ClusterConfig:
 
 
 @dataclass(slots=True)
+class PipelineConfig:
+    """What runs beside the learner; see `effopd/pipeline.py`."""
+
+    max_staleness: int = 0
+    """Updates by which the weights that sample a batch may be older than those that it trains. 0: sampling and training take
+    turns. 1: samplers, teacher and verifier are at the next batch while the learner updates, never across a trigger. More
+    helps where no single phase takes half of a step."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_staleness >= 0,
+            "pipeline.max_staleness",
+            self.max_staleness,
+            "must not be negative",
+            "use 0 to sample every batch from the weights that it trains, 1 to overlap",
+        )
+
+
+@dataclass(slots=True)
 class CheckpointConfig:
     every: int = 10
     """Optimizer steps between checkpoints; the last step always has one. 0 means only the last."""
@@ -622,6 +641,8 @@ class LoggerConfig:
     rollouts_every: int = 10
     """Steps between samples of rollouts written as parquet; 0 turns it off."""
     rollouts_per_sample: int = 32
+    timeline: bool = False
+    """Write `timeline.json`, what every role did when, for Perfetto (ui.perfetto.dev); `--timeline` is short for it."""
 
     def __post_init__(self) -> None:
         require(
@@ -668,6 +689,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)

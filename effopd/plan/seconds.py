@@ -230,6 +230,8 @@ def _forward_flops(shape: ModelShape, length: int) -> float:
 def _assumptions(config: RunConfig, prompt: int, response: int, mean_response: int | None) -> tuple[str, ...]:
     layer = EAGER_LAYER_SECONDS if config.rollout.enforce_eager else GRAPH_LAYER_SECONDS
     origin = "--mean-response" if mean_response else f"{MEAN_RESPONSE_SHARE:g} of rollout.max_response_len"
+    staleness = config.pipeline.max_staleness
+    overlap = f", though pipeline.max_staleness={staleness} lets them overlap" if staleness else ""
     return (
         f"responses of {response:,} tokens on average ({origin}), the longest as long as allowed",
         f"prompts of {prompt:,} tokens on average (a quarter of data.max_prompt_len)",
@@ -237,5 +239,5 @@ def _assumptions(config: RunConfig, prompt: int, response: int, mean_response: i
         f"decoding at {DECODE_BANDWIDTH_SHARE:.0%} of memory bandwidth, at least {1e6 * layer:.0f} us a layer and step "
         f"(rollout.enforce_eager={str(config.rollout.enforce_eager).lower()})",
         f"links at {LINK_SHARE:.0%}; publishing at {PUBLISH_BANDWIDTH / 1e9:.0f} GB/s",
-        "phases one after the other; no evaluation, no saving, no verifiers",
+        f"phases one after the other{overlap}; no evaluation, no saving, no verifiers",
     )

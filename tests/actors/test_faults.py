@@ -263,3 +263,35 @@ def test_an_evaluation_that_sigterm_breaks_off_is_made_up_for(
         (job,) = training_jobs(configs, [f"resume={run}"], is_multirun=False)
     train(job.config)
     assert course(run) == course(undisturbed)
+
+
+def test_sampling_ahead_overlaps_alike_every_time_and_survives_deaths(faults: Path, tmp_path: Path) -> None:
+    def pipelined(name: str, *overrides: str) -> Path:
+        train(config_of("pipeline.max_staleness=1", f"output_dir={tmp_path / name}", *overrides))
+        return tmp_path / name
+
+    undisturbed = pipelined("undisturbed", "logger.timeline=true")
+    rows = [json.loads(line)["metrics"] for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    # A trigger follows step 2, and nothing is sampled across it.
+    assert [row["staleness"] for row in rows] == [0, 1, 0]
+    # Where sampler and learner hold the same weights their log-probabilities differ by rounding alone.
+    assert [row["sampler_gap"] > 1e-4 for row in rows] == [row["staleness"] > 0 for row in rows]
+    shown = lanes_of(undisturbed)
+    assert shown["driver"] == {"wait", "train", "publish", "gate", "eval", "save"}
+    assert shown["learner 0"] >= {"update", "publish", "trigger", "save"}
+    assert shown["controller"] == {"trigger", "save"}
+    assert shown["sampler 0"] == {"generate", "load"}
+    assert (shown["teacher 0"], shown["verifier effopd.toy.verify:sums"]) == ({"score"}, {"verify"})
+    plant(faults, "sampler.generate", 3)
+    plant(faults, "teacher.score", 2)
+    assert course(pipelined("disturbed")) == course(undisturbed)
+
+
+def lanes_of(run: Path) -> dict[str, set[str]]:
+    """What the timeline shows in each lane."""
+    events = json.loads((run / "timeline.json").read_text())["traceEvents"]
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    return {
+        name: {event["name"] for event in events if event["ph"] == "X" and event["tid"] == tid}
+        for tid, name in names.items()
+    }

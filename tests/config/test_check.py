@@ -199,6 +199,15 @@ VIOLATIONS = [
     ({"cluster.max_restarts": 1, **LOCAL}, ["cluster.max_restarts=1", "in one process"]),
     ({"cluster.hang_seconds": 60.0, **LOCAL}, ["cluster.hang_seconds=60", "in one process"]),
     ({"cluster.machine_wait_seconds": 60}, ["cluster.machine_wait_seconds=60", "on one machine", "cluster.address"]),
+    ({"pipeline.max_staleness": 1, **LOCAL}, ["pipeline.max_staleness=1", "no effect in one process"]),
+    (
+        {"pipeline.max_staleness": 1, "debug.mode": DebugMode.rollout_only},
+        ["pipeline.max_staleness=1", "debug.mode=rollout_only"],
+    ),
+    (
+        {"pipeline.max_staleness": 2, "accelerate.every": 1, **EVERY, **ACCURACY},
+        ["pipeline.max_staleness=2", "accelerate.every=1", "across a trigger"],
+    ),
     ({"logger.wandb_project": "mine"}, ["logger.wandb_project=mine", "logger.wandb=disabled"]),
     ({"logger.rollouts_every": 0, "logger.rollouts_per_sample": 8}, ["logger.rollouts_per_sample=8"]),
     ({"debug.recorded": "x"}, ["debug.recorded=x", "debug.mode=none"]),

@@ -213,6 +213,12 @@ def test_help_of_what_is_not_read_names_the_sections(effopd, arguments, words):
     assert words in outcome.stderr
 
 
+def test_a_timeline_is_a_setting_with_a_flag(effopd):
+    (config,) = effopd("train", "experiment=toy_opd", "--timeline").configs
+    assert config.logger.timeline
+    assert "unknown option --timeline" in effopd("eval", "experiment=toy_opd", "--timeline").stderr
+
+
 def test_cfg_job_shows_what_would_run(effopd):
     outcome = effopd("train", "--cfg", "job", "experiment=toy_opd", "learner.lr=3e-4")
     shown = yaml.safe_load(outcome.stdout)
