@@ -277,7 +277,8 @@ def test_sampling_ahead_overlaps_alike_every_time_and_survives_deaths(faults: Pa
     # Where sampler and learner hold the same weights their log-probabilities differ by rounding alone.
     assert [row["sampler_gap"] > 1e-4 for row in rows] == [row["staleness"] > 0 for row in rows]
     shown = lanes_of(undisturbed)
-    assert shown["driver"] == {"wait", "train", "publish", "gate", "eval", "save"}
+    # It samples for evaluations alone, inside their span.
+    assert shown["driver"] == {"wait", "train", "publish", "gate", "eval", "generate", "save"}
     assert shown["learner 0"] >= {"update", "publish", "trigger", "save"}
     assert shown["controller"] == {"trigger", "save"}
     assert shown["sampler 0"] == {"generate", "load"}

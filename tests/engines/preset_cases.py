@@ -25,7 +25,9 @@ from effopd.types import (
 
 PROMPTS = tuple(Prompt(prompt_id=str(number), token_ids=(1,), text="", answer="") for number in range(50))
 NOTHING = RolloutHandle(parts=((),), summaries=(), policy_version=PolicyVersion(step=0))
-TRAINED_ON = Gathered(rollouts=NOTHING, batches=(), num_prompt_batches=1, num_generated_tokens=0, metrics={})
+TRAINED_ON = Gathered(
+    rollouts=NOTHING, batches=(), num_prompt_batches=1, num_generated_tokens=0, num_rewards=0, metrics={}
+)
 
 
 class ScriptedGate:
