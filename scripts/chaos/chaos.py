@@ -17,7 +17,7 @@ from pathlib import Path
 
 from course import Course, miscounted, read_course
 from fault_plan import NONFINITE, NUM_STEPS, Fault, Kind, RunPlan, Shape, draw_plan
-from injections import Deed, inject
+from injections import inject
 from outcomes import Injection, RunOutcome, outcome_of, table, write_json
 from small_disk import small_disk, why_not
 from toy_run import CHECKPOINT_EVERY, PROMPTS_PER_STEP, Pace, RunFailedError, ToyRun, undisturbed
@@ -102,26 +102,24 @@ def disturbed_run(plan: RunPlan, folder: Path, pace: Pace, expected: Course) -> 
 
 def survive(plan: RunPlan, run: ToyRun, pace: Pace, outcome: RunOutcome) -> None:
     """Train to the end, under faults, and note them. Raises RunFailedError."""
-    deeds: list[tuple[Fault, Deed, int]] = []
-    try:
-        run.start()
-        for fault in plan.faults:
-            run.wait_for_row(fault.after_row)
-            time.sleep(fault.share * (pace.start if fault.after_row == 0 else pace.step))
-            num_printed = len(run.printed())
-            deed = inject(fault, run)
-            print(f"  {deed.row:2d} {fault.kind}: {deed.what}", flush=True)
-            deeds.append((fault, deed, num_printed))
-        run.wait_for_row(NUM_STEPS)
-        if (code := run.wait_for_end()) != 0:
-            raise RunFailedError(f"ended with {code}:\n{run.last_lines()}")
-    finally:
-        printed = run.printed()
-        ends = [*(start for _, _, start in deeds[1:]), len(printed)][: len(deeds)]
-        outcome.injections += [
-            Injection(fault=fault, deed=deed, outcome=outcome_of(deed, printed[start:end]))
-            for (fault, deed, start), end in zip(deeds, ends, strict=True)
-        ]
+    run.start()
+    for fault, following in zip(plan.faults, [*plan.faults[1:], None], strict=True):
+        wait_for_moment(fault, run, pace)
+        num_printed = len(run.printed())
+        deed = inject(fault, run)
+        print(f"  {deed.row:2d} {fault.kind}: {deed.what}", flush=True)
+        # What follows shows by the row of the next fault, or of the end.
+        run.wait_for_row(NUM_STEPS if following is None else following.after_row)
+        is_replaced = deed.victim is not None and run.has_replaced(deed.victim, deed.moment)
+        followed = outcome_of(deed, run.printed()[num_printed:], is_replaced=is_replaced)
+        outcome.injections.append(Injection(fault=fault, deed=deed, outcome=followed))
+    if (code := run.wait_for_end()) != 0:
+        raise RunFailedError(f"ended with {code}:\n{run.last_lines()}")
+
+
+def wait_for_moment(fault: Fault, run: ToyRun, pace: Pace) -> None:
+    run.wait_for_row(fault.after_row)
+    time.sleep(fault.share * (pace.start if fault.after_row == 0 else pace.step))
 
 
 @contextmanager

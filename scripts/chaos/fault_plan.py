@@ -65,7 +65,8 @@ ROWS_BETWEEN = 3
 """At least, from fault to fault: every role is asked for something and a checkpoint is written in between, so what a fault
 brings about is seen before the next one."""
 FAULTS_PER_RUN = 6
-SHAPES = (Shape.SMALL, Shape.SHARDED)
+SHAPES = (Shape.VLLM, Shape.SMALL, Shape.SHARDED)
+"""Of the first runs; all others are small, which start fastest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def draw_plan(num_faults: int, seed: int, kinds: Sequence[Kind] = tuple(Kind)) -
     groups = [same[start::num_runs] for start in range(num_runs)]
     # vLLM takes long to start: its run should have a sampler killed, and else start as rarely as can be.
     groups.sort(key=lambda group: (Kind.SAMPLER not in group, sum(kind in ENDS_DRIVER for kind in group)))
-    shapes = [Shape.VLLM, *(SHAPES[number % len(SHAPES)] for number in range(num_runs - 1))]
+    shapes = [*SHAPES, *([Shape.SMALL] * num_runs)]
     plans = [
         _run_plan(f"{number}_{shape}", shape, NonfiniteRule.stop, group, rng)
         for number, (shape, group) in enumerate(zip(shapes, groups, strict=False), start=1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fault_plan import DAMAGES, Fault, Kind
-from processes import Process, wait_until
+from processes import Process, now, wait_until
 from toy_run import CHECKPOINT_EVERY, LONGEST_WAIT, RunFailedError, ToyRun
 
 from effopd.checkpoints.manifest import (
@@ -47,8 +47,12 @@ class Deed:
     """Steps that were written down."""
     what: str
     """Which process, in which call if it was in one; or which file."""
-    after: str | None
+    after: str | None = None
     """What was done with the run, if the fault ended it."""
+    victim: Process | None = None
+    """What was killed, if it was not the driver."""
+    moment: int = 0
+    """Clock ticks since the machine's start, as for processes."""
 
 
 def inject(fault: Fault, run: ToyRun) -> Deed:
@@ -57,12 +61,14 @@ def inject(fault: Fault, run: ToyRun) -> Deed:
     Raises RunFailedError when the run does something else than it must.
     """
     rng = random.Random(fault.choice)
-    row = run.num_rows()
+    row, moment, victim = run.num_rows(), now(), None
     match fault.kind:
         case Kind.SAMPLER | Kind.TEACHER | Kind.VERIFIER | Kind.LEARNER | Kind.CONTROLLER:
-            what = _kill(_actor(run, _ROLES[fault.kind], rng))
+            victim = _actor(run, _ROLES[fault.kind], rng)
+            what = _kill(victim)
         case Kind.VERIFIER_WORKER:
-            what = _kill(_one(run, lambda title: _WORKER in title, "a worker of the verifier", rng), "a worker process")
+            victim = _one(run, lambda title: _WORKER in title, "worker of the verifier", rng)
+            what = _kill(victim)
         case Kind.SAMPLER_PAUSED | Kind.LEARNER_PAUSED:
             what = _pause(_actor(run, _ROLES[fault.kind], rng), rng.uniform(*_PAUSES))
         case Kind.DRIVER:
@@ -78,13 +84,14 @@ def inject(fault: Fault, run: ToyRun) -> Deed:
             what = _require_end(run, "not finite")
         case Kind.NONFINITE_SKIP | Kind.NONFINITE_ROLL_BACK:
             what = _poison(run, fault)
-    return Deed(row=row, what=what, after=run.start() if run.has_ended() else None)
+    after = run.start() if run.has_ended() else None
+    return Deed(row=row, what=what, after=after, victim=victim, moment=moment)
 
 
 def _actor(run: ToyRun, role: str, rng: random.Random) -> Process:
     # Ray adds the method that is running to the title.
     pattern = re.compile(rf"ray::{role}Actor\b")
-    return _one(run, lambda title: pattern.match(title) is not None, f"a {role}Actor", rng)
+    return _one(run, lambda title: pattern.match(title) is not None, f"{role}Actor", rng)
 
 
 def _one(run: ToyRun, fits: Callable[[str], bool], name: str, rng: random.Random) -> Process:
@@ -101,12 +108,12 @@ def _one(run: ToyRun, fits: Callable[[str], bool], name: str, rng: random.Random
     return rng.choice(found)
 
 
-def _kill(process: Process, name: str | None = None) -> str:
+def _kill(process: Process) -> str:
     try:
         os.kill(process.pid, signal.SIGKILL)
     except ProcessLookupError as error:
         raise RunFailedError(f"{process.title} was gone before it could be killed") from error
-    return name or process.title
+    return process.title
 
 
 def _pause(process: Process, seconds: float) -> str:

@@ -13,7 +13,7 @@ from injections import Deed
 from effopd.markdown import markdown_table
 
 _SAID = (
-    ("replaced", r"died while .*another process takes its place"),
+    ("replaced", r"^\S.*died while .*another process takes its place"),
     ("restarted from the last checkpoint", r"the run goes on from step \d+ \(restart"),
     ("rolled back", r"the run goes on from step \d+ with the prompts after those"),
     ("step skipped", r"not finite.*; skipped"),
@@ -40,9 +40,14 @@ class RunOutcome:
     seconds: float = 0.0
 
 
-def outcome_of(deed: Deed, printed: str) -> str:
-    """Return what followed a fault, from what the driver said since then."""
-    done = [words for words, pattern in _SAID if re.search(pattern, printed)]
+def outcome_of(deed: Deed, printed: str, *, is_replaced: bool) -> str:
+    """Return what followed a fault, from what the driver said since then, and whether another process took the victim's place.
+
+    A driver is silent about what its controller has replaced within a trigger, and a verifier about its workers.
+    """
+    done = [words for words, pattern in _SAID if re.search(pattern, printed, re.MULTILINE)]
+    if is_replaced and not done:
+        done = ["replaced"]
     return ", ".join([*([deed.after] if deed.after else []), *done]) or "nothing to be seen"
 
 

@@ -19,6 +19,10 @@ class Process:
     started: int
     """Clock ticks since the machine's start: tells it from a later process with the same number."""
 
+    def is_like(self, other: "Process") -> bool:
+        """Return whether both do the same, whatever they are at: Ray adds the method that is running to the title."""
+        return self.title.partition(".")[0] == other.title.partition(".")[0]
+
     def is_alive(self) -> bool:
         found = _process(self.pid)
         return found is not None and found.started == self.started
@@ -34,6 +38,11 @@ def descendants(pid: int) -> list[Process]:
     for process in found:  # which grows meanwhile
         found += children.get(process.pid, [])
     return found
+
+
+def now() -> int:
+    """Return the moment that a process which started now would have as its start."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def kill_all(processes: list[Process], number: int) -> None:

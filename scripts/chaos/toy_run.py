@@ -15,7 +15,7 @@ from effopd.launch import CONFIG_NAME
 
 PROMPTS_PER_STEP = 32
 CHECKPOINT_EVERY = 2
-LONGEST_WAIT = 300.0
+LONGEST_WAIT = 600.0
 """Seconds for anything that a run is waited for: start, step, end."""
 
 _SETTINGS = (
@@ -105,6 +105,10 @@ class ToyRun:
         found = descendants(self.pid)
         self.seen |= {process.pid: process for process in found}
         return found
+
+    def has_replaced(self, victim: Process, moment: int) -> bool:
+        """Return whether a process like `victim` has started after a moment."""
+        return any(process.is_like(victim) and process.started > moment for process in self.seen.values())
 
     def has_ended(self) -> bool:
         return self._running.poll() is not None

@@ -18,7 +18,7 @@ from effopd.checkpoints.reading import latest_checkpoint, weights_hash
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 CUT_SECONDS = 20
-NUM_STEPS = 14
+NUM_STEPS = 12
 RUN = [
     "experiment=toy_effopd",
     "cluster.device=cpu",
@@ -30,7 +30,7 @@ RUN = [
     "accelerate.num_prompts=8",
     "learner.lr=1e-3",
     "learner.lr_schedule=constant",
-    "checkpoint.every=1",
+    "checkpoint.every=2",
     "learner.num_threads=1",
     "rollout.num_threads=1",
     "teacher.num_threads=1",
@@ -44,7 +44,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host
     folder = tmp_path_factory.mktemp("hosts")
     token = folder / "token"
     token.write_text("0123456789abcdef" * 4)
-    with two_hosts(folder, os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}) as both:
+    ray = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # A dead machine refuses five of these in a row. While the cable is out none is answered, which takes 10 s each.
+        "RAY_health_check_period_ms": "1000",
+    }
+    with two_hosts(folder, os.environ | ray) as both:
         yield both
 
 
@@ -113,7 +119,7 @@ def test_a_run_survives_a_cut_cable_and_then_the_death_of_a_machine_and_ends_wit
         assert actors_on(first) >= {"LearnerActor", "ControllerActor", "SamplerActor", "TeacherActor"}
         assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
         assert undisturbed.wait(timeout=300) == 0
-    assert "is lost with its machine" in (tmp_path / "output").read_text()
+    assert re.search(r"the run goes on from step \d+ \(restart 1 of", (tmp_path / "output").read_text())
     assert final_hash(together) == final_hash(alone)
     assert [json.loads(line)["step"] for line in (together / "metrics.jsonl").read_text().splitlines()] == [
         *range(1, NUM_STEPS + 1)
