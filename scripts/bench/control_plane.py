@@ -3,7 +3,8 @@
 The loop of `effopd train`, with its handles, tracker and publisher, drives samplers, teacher replicas and learner ranks that
 answer at once (`fake_actors.py`), each in a Ray actor of its own. Every rollout and score of the right size goes from
 sampler to teacher to learner rank through Ray's object store. On one machine that is all the traffic of a cluster with the
-cores of a laptop, so the figure is an upper bound for the driver and says nothing of a network.
+cores of a laptop, so the figure is an upper bound for the driver and says nothing of a network. CPU times are printed beside
+it, for they depend less on what else the machine does.
 
 Goals: at most 5 % of a step of 60 s with 64 samplers, 8 teachers, 32 learner ranks and 1,024 responses of 16,384 tokens; the
 driver below 1 GiB; from 8 to 64 samplers, with as many prompts for each, overhead that grows no faster than the number of
@@ -17,7 +18,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -88,6 +89,20 @@ def require_same_calls() -> None:
                 assert inspect.signature(method) == expected, f"{real} has {name}{expected}"
 
 
+def cpu_seconds_of_family() -> float:
+    """Return the CPU time that this process and its living descendants, Ray's own among them, have used so far."""
+    parents, seconds = {}, {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            fields = status.read_text().rpartition(")")[2].split()
+            parents[int(status.parent.name)] = int(fields[1])
+            seconds[int(status.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family = {os.getpid()}
+    while added := {child for child, parent in parents.items() if parent in family} - family:
+        family |= added
+    return sum(seconds[member] for member in family)
+
+
 def make_prompts(num_prompts: int) -> list[Prompt]:
     return [
         Prompt(
@@ -114,6 +129,8 @@ class ControlPlane:
         self._response_len = response_len
         self.canary_seconds: dict[int, float] = {}
         """Of the last publish with a canary, by number of samplers."""
+        self.cpu_seconds: dict[int, tuple[float, float]] = {}
+        """That the driver, and all processes together, computed per step in the last run with all prompts."""
 
     def steps(self, num_samplers: int, num_prompts: int, num_steps: int) -> list[dict[str, float]]:
         """Return the seconds per phase of `num_steps` steps, after the first publish with its canary and one step more."""
@@ -127,7 +144,13 @@ class ControlPlane:
             roles.publisher.publish(PolicyVersion(step=0))
             self.canary_seconds[num_samplers] = time.perf_counter() - began
             needs = AlgorithmNeeds(teacher=TeacherPayload.SAMPLED)
+            own, everybody = time.process_time(), cpu_seconds_of_family()
             train(config, roles, NothingToSave(), RunState(), needs, Termination())
+            if num_prompts * NUM_BATCHES == len(self._prompts):
+                self.cpu_seconds[num_samplers] = (
+                    (time.process_time() - own) / config.num_steps,
+                    (cpu_seconds_of_family() - everybody) / config.num_steps,
+                )
             tracker.close()
             rows = [json.loads(line) for line in (Path(name) / METRICS_NAME).read_text().splitlines()]
         return [
@@ -196,6 +219,8 @@ def main() -> None:
                     continue
                 steps = plane.steps(count, arguments.prompts * count // arguments.samplers, arguments.steps)
                 own_load[count].append(median(sum(step.values()) for step in steps))
+        for name, seconds in zip(("the driver", "all processes"), plane.cpu_seconds[arguments.samplers], strict=True):
+            notes[f"CPU time a step of {name} (s)"] = seconds
         notes["publish with a canary, one in ten (s)"] = plane.canary_seconds[arguments.samplers]
     finally:
         session.stop()
