@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -108,7 +109,7 @@ class FakeRun:
     def save(self, state: RunState, score: float | None) -> None: ...
 
 
-def roles_of(fake: FakeRun) -> Roles:
+def roles_of(fake: Any) -> Roles:
     return Roles(
         prompts=fake, sampler=fake, teacher=fake, reference=None, verifier=None, learner=fake, publisher=fake,
         evaluator=fake if isinstance(fake, EvaluatedRun) else None, accelerator=fake, tracker=fake,
