@@ -112,7 +112,7 @@ class FakeRun:
 def roles_of(fake: Any) -> Roles:
     return Roles(
         prompts=fake, sampler=fake, teacher=fake, reference=None, verifier=None, learner=fake, publisher=fake,
-        evaluator=fake if isinstance(fake, EvaluatedRun) else None, accelerator=fake, tracker=fake,
+        accelerator=fake, tracker=fake, evaluator=fake if isinstance(fake, EvaluatedRun) else None,
     )  # fmt: skip
 
 
