@@ -134,7 +134,7 @@ def test_routes_lead_to_the_machine_of_every_sampler(actors: dict[str, ActorHand
     samplers = [ActorSpec(name=f"sampler {node}", actor_class=Reader, node_id=node) for node in ("b", "a", "b")]
     routes = weight_routes(samplers, "a", machines)
     assert routes == WeightRoutes(source=actors["source"], receivers=(actors["receiver"], None, actors["receiver"]))
-    assert routes.to(1).receivers == (None,)
+    assert routes.to((1,)).receivers == (None,)
     assert weight_routes(samplers[1:2], "a", {}) == WeightRoutes(source=None, receivers=(None,))
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from effopd.rewards.code_tasks import humaneval, stdio
 from effopd.rewards.sandbox import Limits
 
 LIMITS = Limits(wall_seconds=2.0, cpu_seconds=1, address_space_bytes=2**28)
+PATIENT = replace(LIMITS, wall_seconds=60.0)  # on a busy machine an honest program takes its time
 NUM_ANSWERS = 3
 PROGRAMS = [
     tuple(part.split("\n", 1))
@@ -125,8 +126,8 @@ def test_an_attack_earns_nothing_and_leaves_the_host_unharmed(name: str, source:
 def test_the_same_tests_are_passed_by_a_program_that_knows_the_answers(host: Host) -> None:
     expected = answers()
     before = process_namespaces()
-    assert judge(f"def pick(x):\n    return {expected!r}[x]", function_tests(expected), LIMITS).is_passed
-    assert judge(f"print({expected!r}[int(input())])", program_tests(expected), LIMITS).is_passed
+    assert judge(f"def pick(x):\n    return {expected!r}[x]", function_tests(expected), PATIENT).is_passed
+    assert judge(f"print({expected!r}[int(input())])", program_tests(expected), PATIENT).is_passed
     assert_unharmed(host, before)
 
 
@@ -134,9 +135,8 @@ def test_an_attack_does_not_spoil_the_next_program() -> None:
     expected = answers()
     for source in ("import os\nwhile True:\n    os.fork()", "open('random.py', 'w').write('1/0')"):
         judge(source, function_tests(expected), LIMITS)
-        assert judge(
-            f"import random\ndef pick(x):\n    return {expected!r}[x]", function_tests(expected), LIMITS
-        ).is_passed
+        program = f"import random\ndef pick(x):\n    return {expected!r}[x]"
+        assert judge(program, function_tests(expected), PATIENT).is_passed
 
 
 def test_there_are_at_least_forty_attacks_and_each_tries_something_else() -> None:
