@@ -16,18 +16,27 @@ def split_evenly(items: Sequence[Item], num_parts: int) -> list[tuple[Item, ...]
     return [tuple(items[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
-def split_by_prompt(rollouts: Sequence[Rollout], num_parts: int, first_part: int = 0) -> list[list[Rollout]]:
-    """Return `rollouts` in `num_parts` parts that keep all samples of a prompt together.
+def part_of_prompt(index: int, num_prompts: int, num_parts: int) -> int:
+    """Return the part that prompt number `index` of a batch of `num_prompts` goes to; parts differ by at most one prompt.
 
-    Prompts are dealt like cards, the first one to part `first_part`. When every sampler begins where the one before it
-    ended, all parts together differ by at most one prompt, however few prompts each sampler has.
+    Neighbours go to the same part, so that what a sampler makes of its share is for as few parts as possible.
+    """
+    return index * num_parts // num_prompts
+
+
+def split_by_prompt(
+    rollouts: Sequence[Rollout], num_parts: int, start: int = 0, num_prompts: int | None = None
+) -> list[list[Rollout]]:
+    """Return `rollouts` in `num_parts` parts, some maybe empty, that keep all samples of a prompt together.
+
+    `rollouts` answer the prompts from number `start` on of a batch of `num_prompts`; None where they answer the whole batch.
     """
     groups: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.prompt_id, []).append(rollout)
     parts: list[list[Rollout]] = [[] for _ in range(num_parts)]
-    for number, group in enumerate(groups.values()):
-        parts[(first_part + number) % num_parts] += group
+    for index, group in enumerate(groups.values(), start):
+        parts[part_of_prompt(index, num_prompts or len(groups), num_parts)] += group
     return parts
 
 

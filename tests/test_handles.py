@@ -60,10 +60,16 @@ def test_ranks_get_equal_shares_however_few_prompts_a_sampler_has(
 ) -> None:
     per_rank, start = [0] * num_ranks, 0
     for share in split_evenly(range(num_prompts), num_samplers):
-        parts = split_by_prompt(rollouts(len(share)), num_ranks, start)
+        parts = split_by_prompt(rollouts(len(share)), num_ranks, start, num_prompts)
         per_rank = [total + len(part) for total, part in zip(per_rank, parts, strict=True)]
         start += len(share)
     assert max(per_rank) - min(per_rank) <= 1
+
+
+def test_what_a_sampler_makes_is_for_few_ranks() -> None:
+    # 16 prompts for each of 64 samplers, 32 for each of 32 ranks: half a rank's share comes from one sampler.
+    parts = split_by_prompt(rollouts(16), 32, start=3 * 16, num_prompts=64 * 16)
+    assert [(rank, len(part)) for rank, part in enumerate(parts) if part] == [(1, 16)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -18,8 +18,8 @@ from effopd.actors.weight_routes import WeightRoutes, copies_of
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.build import SamplerEngine, build_sampler
 from effopd.errors import NotReadyError, WeightsLostError
-from effopd.handles import split_by_prompt, split_evenly, summarise
-from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout, RolloutHandle
+from effopd.handles import part_of_prompt, split_by_prompt, split_evenly, summarise
+from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout, RolloutHandle, RolloutSummary
 
 Staged = Callable[[], AbstractContextManager[Publication | None]]
 """Gives what lies in shared memory at the moment, for as long as the context is open; None if nothing does."""
@@ -62,12 +62,15 @@ class SamplerActor(HasLane):
             self._running.load(publication)
         self._has_weights = True
 
-    def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
-        """Return the summaries of every part, then the parts."""
+    def generate(
+        self, request: GenerateRequest, version: PolicyVersion, num_parts: int, start: int, num_prompts: int
+    ) -> tuple:
+        """Return the summaries of every part that is not empty, then these parts; see `handles.split_by_prompt`."""
         if not self._has_weights:
             raise NotReadyError("load() comes first")
         with self._lane.span("generate"):
-            parts = split_by_prompt(self._running.generate(request, version), num_parts, first_part)
+            split = split_by_prompt(self._running.generate(request, version), num_parts, start, num_prompts)
+        parts = [part for part in split if part]
         return tuple(summarise(part) for part in parts), *parts
 
 
@@ -104,28 +107,33 @@ class RaySampler:
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         """Sample. Raises WeightsLostError when a sampler had to be replaced and other weights are staged than `version`."""
 
-        def asking(share: tuple[Prompt, ...], start: int) -> Callable[[ActorHandle], list[ObjectRef]]:
-            return lambda actor: actor.generate.options(num_returns=1 + self._num_parts).remote(
-                replace(request, prompts=share), version, self._num_parts, start
+        num_prompts = len(request.prompts)
+
+        def asking(share: tuple[Prompt, ...], start: int, num_own: int) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.generate.options(num_returns=1 + num_own).remote(
+                replace(request, prompts=share), version, self._num_parts, start, num_prompts
             )
 
+        requests, own_parts = [], []
+        start = 0
+        for member, share in zip(self._members, split_evenly(request.prompts, len(self._members)), strict=True):
+            indices = range(start, start + len(share))
+            own = sorted({part_of_prompt(index, num_prompts, self._num_parts) for index in indices})
+            if own:
+                requests.append(Request(member, asking(share, start, len(own))))
+                own_parts.append(own)
+            start += len(share)
         with self._phase("generate"):
-            shares = split_evenly(request.prompts, len(self._members))
-            starts = [0, *itertools.accumulate(len(share) for share in shares)]
-            requests = [
-                Request(member, asking(share, start))
-                for member, share, start in zip(self._members, shares, starts, strict=False)
-                if share
-            ]
-            summaries, answers = answers_to(requests, f"sampling from weights {version}", self._with_weights(version))
-        ranks = range(self._num_parts)
+            answered, answers = answers_to(requests, f"sampling from weights {version}", self._with_weights(version))
+        parts: list[list[ObjectRef]] = [[] for _ in range(self._num_parts)]
+        summaries: list[list[RolloutSummary]] = [[] for _ in range(self._num_parts)]
+        for own, by_part, (_, *references) in zip(own_parts, answered, answers, strict=True):
+            for part, of_part, reference in zip(own, by_part, references, strict=True):
+                parts[part].append(reference)
+                summaries[part] += of_part
         return RolloutHandle(
-            # Without the empty parts, of which there are many when a sampler has fewer prompts than there are ranks.
-            parts=tuple(
-                tuple(answer[1 + rank] for answer, by_part in zip(answers, summaries, strict=True) if by_part[rank])
-                for rank in ranks
-            ),
-            summaries=tuple(summary for rank in ranks for by_part in summaries for summary in by_part[rank]),
+            parts=tuple(map(tuple, parts)),
+            summaries=tuple(itertools.chain.from_iterable(summaries)),
             policy_version=version,
         )
 

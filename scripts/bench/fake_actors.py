@@ -72,7 +72,9 @@ class FakeSampler:
     def first(self, rollouts: list[Rollout], num_rollouts: int) -> list[Rollout]:
         return rollouts[:num_rollouts]
 
-    def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
+    def generate(
+        self, request: GenerateRequest, version: PolicyVersion, num_parts: int, start: int, num_prompts: int
+    ) -> tuple:
         num_tokens = request.max_response_len
         token_ids = np.arange(num_tokens, dtype=np.int64)
         logprobs = np.full(num_tokens, LOGPROB, dtype=np.float32)
@@ -93,7 +95,7 @@ class FakeSampler:
             for prompt in request.prompts
             for index in range(request.num_samples)
         ]
-        parts = split_by_prompt(rollouts, num_parts, first_part)
+        parts = [part for part in split_by_prompt(rollouts, num_parts, start, num_prompts) if part]
         return tuple(summarise(part) for part in parts), *parts
 
 

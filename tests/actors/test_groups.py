@@ -32,7 +32,9 @@ class Echo:
     def first(self, rollouts: list[Rollout], num_rollouts: int) -> list[Rollout]:
         return rollouts[:num_rollouts]
 
-    def generate(self, request: GenerateRequest, version: PolicyVersion, num_parts: int, first_part: int) -> tuple:
+    def generate(
+        self, request: GenerateRequest, version: PolicyVersion, num_parts: int, start: int, num_prompts: int
+    ) -> tuple:
         rollouts = [
             Rollout(
                 prompt_id=prompt.prompt_id,
@@ -47,7 +49,7 @@ class Echo:
             )
             for prompt in request.prompts
         ]
-        parts = split_by_prompt(rollouts, num_parts, first_part)
+        parts = [part for part in split_by_prompt(rollouts, num_parts, start, num_prompts) if part]
         return tuple(summarise(part) for part in parts), *parts
 
 
@@ -83,17 +85,17 @@ def request_for(num_prompts: int) -> GenerateRequest:
 
 
 def test_a_handle_refers_to_no_empty_part(sampler: RaySampler) -> None:
-    # The first sampler has prompts 0 and 1 for ranks 0 and 1, the second has 2, 3 and 4 for ranks 2, 3 and 0.
+    # Of five prompts rank 0 gets two, 0 and 1, and ranks 1 to 3 get 2, 3 and 4. The first sampler has 0 and 1.
     handle = sampler.generate(request_for(5), PolicyVersion(step=0))
     held = [[[rollout.prompt_id for rollout in ray.get(part)] for part in parts] for parts in handle.parts]
-    assert held == [[["0"], ["4"]], [["1"]], [["2"]], [["3"]]]
-    assert [summary.prompt_id for summary in handle.summaries] == ["0", "4", "1", "2", "3"]
+    assert held == [[["0", "1"]], [["2"]], [["3"]], [["4"]]]
+    assert [summary.prompt_id for summary in handle.summaries] == ["0", "1", "2", "3", "4"]
 
 
 def test_a_preview_is_the_first_responses_in_the_order_of_the_summaries(sampler: RaySampler) -> None:
     handle = sampler.generate(request_for(5), PolicyVersion(step=0))
     shown = sampler.preview(handle, 3)
-    assert [rollout.prompt_id for rollout in shown] == ["0", "4", "1"]
+    assert [rollout.prompt_id for rollout in shown] == ["0", "1", "2"]
 
 
 def test_scored_parts_are_where_the_parts_were(sampler: RaySampler, teacher: RayTeacher) -> None:
@@ -109,7 +111,8 @@ def test_a_teacher_is_asked_a_few_times_only_however_many_parts_there_are(
     sampler: RaySampler, teacher: RayTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("effopd.actors.teacher.CALLS_PER_MEMBER", 1)
-    # Nine prompts make eight parts, one of them with two; each of two teachers is asked once, for four parts.
+    # Ranks get 3, 2, 2 and 2 of nine prompts, and the first sampler has four: parts of 3; 1, 1; 2; 2. One teacher is asked
+    # for the first two of them, which are four responses, the other for the last three.
     handle = sampler.generate(request_for(9), PolicyVersion(step=0))
     scored = teacher.score(handle, TeacherPayload.SAMPLED)
     ratings = [int(item.teacher.sampled) for own in scored.parts for part in own for item in ray.get(part)]

@@ -20,8 +20,8 @@ STATE = ("master", "exp_avg", "exp_avg_sq")
 CRITIC = tuple(kind.value for kind in CRITIC_KINDS)
 # The 13 rollouts are 7 prompts of two samples, the last of one. Dealt in turn, prompts 0, 2, 4, 6 and 1, 3, 5:
 MINIBATCHES = ((0, 1, 4, 5, 8, 9, 12), (2, 3, 6, 7, 10, 11))
-# Prompts dealt to ranks in turn, as samplers deal them (`handles.split_by_prompt`): rank 0 of two has 0, 2, 4, 6, which is
-# one mini-batch, and rank 1 the other; rank 0 of three has 0, 3, 6.
+# Prompts dealt to ranks in turn, too, which is as uneven as it gets: rank 0 of two has 0, 2, 4, 6, which is one mini-batch,
+# and rank 1 the other; rank 0 of three has 0, 3, 6.
 PARTS = {
     1: (tuple(range(13)),),
     2: MINIBATCHES,
