@@ -134,17 +134,20 @@ def _end(run: ToyRun, number: int) -> str:
 
 def _end_and_damage(run: ToyRun, kind: Kind, rng: random.Random) -> str:
     """Kill the driver and damage the newest checkpoint. The one before must be sound, or the run rightly refuses to go on."""
-    if not wait_until(lambda: len(list_checkpoints(run.folder)) >= 2 or run.has_ended(), LONGEST_WAIT):
+    if not wait_until(lambda: len(_sound_checkpoints(run)) >= 2 or run.has_ended(), LONGEST_WAIT):
         raise RunFailedError("has written no two checkpoints")
     _end(run, signal.SIGKILL)
-    newest = next(path for path in reversed(list_checkpoints(run.folder).values()) if _is_sound(path))
-    return damage(newest, kind, rng)
+    return damage(_sound_checkpoints(run)[-1], kind, rng)
+
+
+def _sound_checkpoints(run: ToyRun) -> list[Path]:
+    return [path for path in list_checkpoints(run.folder).values() if _is_sound(path)]
 
 
 def _is_sound(checkpoint: Path) -> bool:
     try:
         verify_checkpoint(checkpoint)
-    except CheckpointError:
+    except (CheckpointError, FileNotFoundError):  # the run removes old ones meanwhile
         return False
     return True
 
@@ -169,7 +172,7 @@ def damage(checkpoint: Path, kind: Kind, rng: random.Random) -> str:
         case Kind.MISSING:
             path.unlink()
             return f"{name} removed"
-    step = int(checkpoint.name.removeprefix("step_")) + CHECKPOINT_EVERY
+    step = int(checkpoint.name.rpartition("_")[2]) + CHECKPOINT_EVERY
     half = checkpoint_root(checkpoint.parent.parent) / step_directory_name(step)
     half.mkdir()
     written = [file for file in files if file.name != MANIFEST_NAME][: rng.randrange(1, len(files) - 1)]
