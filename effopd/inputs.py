@@ -74,7 +74,7 @@ def read_inputs(config: RunConfig) -> RunInputs:
         kept_apart["accelerate.path"] = gate_set.questions
     loaded = load_prompts(
         config.data,
-        _rendering(config, student),
+        _rendering(config, student, config.data.apply_chat_template),
         section="data",
         stream_above=config.data.stream_above_rows,
         decontamination=Decontamination(index=EvaluationIndex(kept_apart), policy=config.data.contamination),
@@ -106,10 +106,10 @@ def read_inputs(config: RunConfig) -> RunInputs:
     )
 
 
-def _rendering(config: RunConfig, student: ModelFiles) -> PromptRendering:
+def _rendering(config: RunConfig, student: ModelFiles, apply_chat_template: bool) -> PromptRendering:
     return PromptRendering(
         tokenizer=student.tokenizer,
-        apply_chat_template=config.data.apply_chat_template,
+        apply_chat_template=apply_chat_template,
         enable_thinking=config.data.enable_thinking,
     )
 
@@ -118,7 +118,7 @@ def _read_gate_set(config: RunConfig, path: str, student: ModelFiles) -> LoadedP
     """Read gate prompts that are not drawn from the training prompts. Raises DataError when they are too few."""
     loaded = load_prompts(
         replace(config.data, path=path, hub_files=None, num_rows=None),
-        _rendering(config, student),
+        _rendering(config, student, config.data.apply_chat_template),
         section="accelerate",
         stream_above=sys.maxsize,
         keep_questions=True,
@@ -139,11 +139,7 @@ def read_eval_sets(config: RunConfig, student: ModelFiles) -> dict[str, EvalSetP
 def _read_eval_set(config: RunConfig, settings: EvalSet, student: ModelFiles) -> EvalSetPrompts:
     loaded = load_prompts(
         settings.source,
-        PromptRendering(
-            tokenizer=student.tokenizer,
-            apply_chat_template=settings.apply_chat_template,
-            enable_thinking=config.data.enable_thinking,
-        ),
+        _rendering(config, student, settings.apply_chat_template),
         section=settings.section,
         stream_above=sys.maxsize,  # every evaluation asks all of them at once
         keep_questions=True,
