@@ -57,8 +57,3 @@ def run_commands(
         raise subprocess.TimeoutExpired(str(commands), TIMEOUT)
     printed = [(output / name).read_text() for name in ("stdout", "stderr")]
     return subprocess.CompletedProcess(str(commands), process.exitcode, *printed)
-
-
-# The forked find this module by its name, and test modules are not importable by theirs.
-if str(Path(__file__).parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).parent))

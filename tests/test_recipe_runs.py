@@ -1,11 +1,10 @@
 """Recipes of the paper at `scale=tiny`, one step each, on real engines: every algorithm and both gates, ZeRO 2 and 3."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import run_commands
 
 from effopd.checkpoints.reading import latest_checkpoint, weights_hash
 from effopd.config.register import read_config
@@ -38,21 +37,14 @@ METRICS = {
     "ppo": {"reward", "reference_kl", "critic_grad_norm"},
     "dapo": {"reward", "informative_fraction"},
 }
-ONE_AFTER_ANOTHER = """
-import json, sys
-from effopd.cli import main
-sys.exit(max(main(["train", *arguments]) for arguments in json.loads(sys.argv[1])))
-"""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs, in one process: starting it takes longer than most of them."""
     folder = tmp_path_factory.mktemp("recipes")
-    commands = [[*arguments, "scale=tiny", f"output_dir={folder / name}"] for name, arguments in RUNS.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)], capture_output=True, text=True, timeout=600
-    )
+    commands = [["train", *arguments, "scale=tiny", f"output_dir={folder / name}"] for name, arguments in RUNS.items()]
+    done = run_commands(commands, {}, tmp_path_factory.mktemp("printed"))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
