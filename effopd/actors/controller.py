@@ -11,8 +11,7 @@ from ray.actor import ActorHandle
 from effopd.accelerate import EffOPD, is_trigger
 from effopd.actors.calls import wait_for
 from effopd.actors.cast import ActorCast
-from effopd.actors.lanes import HasLane
-from effopd.actors.stacks import expose_stacks
+from effopd.actors.run_actor import RunActor
 from effopd.actors.watchdog import Watchdog, keep_watch
 from effopd.candidates import TriggerRoles, TriggerSetting
 from effopd.checkpoints.manifest import FileRecord
@@ -55,12 +54,8 @@ def build_accelerator(setup: TriggerSetup, cast: ActorCast) -> EffOPD:
 
 
 @ray.remote
-class ControllerActor(HasLane):
+class ControllerActor(RunActor):
     """One process without an engine. `begin` starts the next run in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        expose_stacks()
 
     def begin(self, cast: ActorCast, setup: TriggerSetup, watchdog: Watchdog) -> None:
         keep_watch(watchdog)

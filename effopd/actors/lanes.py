@@ -6,27 +6,14 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from effopd.timeline import Lane, Span
+from effopd.timeline import Span
 
 SECONDS_TO_ANSWER = 10.0
 """After which a lane is left out: its actor is still at something, in a run that was broken off."""
 
 
-class HasLane:
-    """What actors inherit that appear in a timeline."""
-
-    def __init__(self) -> None:
-        self._lane = Lane()
-
-    def begin_lane(self) -> None:
-        self._lane.begin()
-
-    def spans(self) -> tuple[Span, ...]:
-        return self._lane.spans()
-
-
 class ActorLanes:
-    """The lanes of actors by their names."""
+    """The lanes of `RunActor`s by their names."""
 
     def __init__(self, actors: Mapping[str, ActorHandle]) -> None:
         self._actors = actors

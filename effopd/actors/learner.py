@@ -12,8 +12,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from effopd.actors.calls import wait_for
-from effopd.actors.lanes import HasLane
-from effopd.actors.stacks import expose_stacks
+from effopd.actors.run_actor import RunActor
 from effopd.checkpoints.learner_state import LearnerProgress, save_learner
 from effopd.checkpoints.manifest import FileRecord
 from effopd.engines.build import LearnerSetup, build_learner
@@ -39,12 +38,11 @@ ROLE = "a learner rank"
 
 
 @ray.remote
-class LearnerActor(HasLane):
+class LearnerActor(RunActor):
     """One rank. The process outlives a run; `begin` starts the next one in it."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         super().__init__()
-        expose_stacks()
         self._rank = rank
         self._world_size = world_size
         self._learner: DeepSpeedLearner | None = None

@@ -11,8 +11,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from effopd.actors.lanes import HasLane
-from effopd.actors.stacks import expose_stacks
+from effopd.actors.run_actor import RunActor
 from effopd.actors.supervision import Member, Request, answers_to, get_from, make_ready
 from effopd.actors.weight_routes import WeightRoutes, copies_of
 from effopd.config.schema import Device, RolloutConfig
@@ -30,14 +29,13 @@ def nothing_staged() -> AbstractContextManager[None]:
 
 
 @ray.remote
-class SamplerActor(HasLane):
+class SamplerActor(RunActor):
     """One engine."""
 
     def __init__(
         self, config: RolloutConfig, model_path: str, *, max_model_len: int, device: Device, seed: int
     ) -> None:
         super().__init__()
-        expose_stacks()
         # The engine starts in `ready`: what a constructor raises reaches nobody but as "the actor died".
         self._build = partial(build_sampler, config, model_path, max_model_len=max_model_len, device=device, seed=seed)
         self._engine: SamplerEngine | None = None

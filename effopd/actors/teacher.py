@@ -12,8 +12,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from effopd.actors.lanes import HasLane
-from effopd.actors.stacks import expose_stacks
+from effopd.actors.run_actor import RunActor
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import Device, TeacherConfig
 from effopd.engines.deepspeed_setup import resolve_device
@@ -28,12 +27,11 @@ holds is in a teacher's memory at once, and is repeated when the teacher dies.""
 
 
 @ray.remote
-class TeacherActor(HasLane):
+class TeacherActor(RunActor):
     """One frozen model."""
 
     def __init__(self, config: TeacherConfig, model_path: str, *, attn_implementation: str, device: Device) -> None:
         super().__init__()
-        expose_stacks()
         torch.set_num_threads(config.num_threads)
         self._build = partial(HFTeacher, config, model_path, attn_implementation=attn_implementation)
         self._device = device

@@ -9,8 +9,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
-from effopd.actors.lanes import HasLane
-from effopd.actors.stacks import expose_stacks
+from effopd.actors.run_actor import RunActor
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.errors import NotReadyError
 from effopd.rewards.pool import VerifierPool, items_of
@@ -18,12 +17,11 @@ from effopd.types import Prompt, Rollout, RolloutHandle
 
 
 @ray.remote
-class VerifierActor(HasLane):
+class VerifierActor(RunActor):
     """One process with a pool of verifier workers, which end when it does."""
 
     def __init__(self, name: str, num_workers: int, seconds_per_answer: float) -> None:
         super().__init__()
-        expose_stacks()
         self._pool = VerifierPool(name, num_workers, seconds_per_answer)
         self._is_ready = False
 
