@@ -6,6 +6,7 @@ from pathlib import Path
 
 from effopd.config.schema import RunConfig
 from effopd.config.study import Study
+from effopd.errors import ConfigError
 from effopd.study.folders import Progress, look_at, require_same_settings
 from effopd.study.lock import locked
 from effopd.study.orders import Order, Outcome
@@ -47,7 +48,9 @@ def run_study(study: Study, output: Path, num_workers: int, say: Say) -> list[Fa
 
 
 def report_study(study: Study, output: Path, failures: Sequence[Failure]) -> str:
-    """Write the report on the runs that are finished, and return its tables."""
+    """Write the report on the runs that are finished, and return its tables. Raises ConfigError where no runs are."""
+    if not (output / RUNS_NAME).is_dir():
+        raise ConfigError(f"{output}: has no runs of a study; give their folder with --output, or leave out --report")
     return write_report(study, output, output / RUNS_NAME, failures)
 
 

@@ -100,6 +100,17 @@ def test_a_study_survives_a_killed_worker_and_a_failing_cell_and_then_has_nothin
     )
 
 
+def test_a_report_needs_a_folder_with_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(STUDY | {"methods": {"vanilla": []}}))
+    missing = tmp_path / "out"
+    assert main(["study", str(file), "--output", str(missing), "--report"]) == 2
+    assert capfd.readouterr().err == (
+        f"effopd: {missing}: has no runs of a study; give their folder with --output, or leave out --report\n"
+    )
+    assert not missing.exists()
+
+
 def test_every_order_is_carried_out_once_by_however_many_workers(tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
     run_orders(orders(5, tmp_path), 2, outcomes.append, toy_workers.obedient)
