@@ -85,6 +85,8 @@ class RaySession:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Ray would print, as errors, what calls raise that were given up because their actor had died.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         os.environ.setdefault(
             "RAY_worker_niceness", "0"
         )  # at Ray's 15 anything else on the machine starves the engines

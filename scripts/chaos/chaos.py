@@ -69,7 +69,8 @@ def main() -> int:
 def reference_run(folder: Path, shape: Shape) -> tuple[Pace, Course]:
     """Train without faults."""
     print(f"{folder.name} ...", flush=True)
-    with ended(ToyRun(folder=folder, program=EFFOPD, shape=shape, nonfinite=NonfiniteRule.stop)) as run:
+    log = folder.with_suffix(".log")
+    with ended(ToyRun(folder=folder, log=log, program=EFFOPD, shape=shape, nonfinite=NonfiniteRule.stop)) as run:
         pace = undisturbed(run)
     print(f"  {pace.start:.0f} s to its first step, {pace.step:.2f} s for each other", flush=True)
     return pace, read_course(folder)
@@ -82,7 +83,13 @@ def disturbed_run(plan: RunPlan, folder: Path, pace: Pace, expected: Course) -> 
     began = time.monotonic()
     disk = small_disk(folder / plan.name) if plan.has(Kind.FULL_DISK) else nullcontext(folder / plan.name)
     with disk as place:
-        run = ToyRun(folder=place / "run", program=EFFOPD, shape=plan.shape, nonfinite=plan.nonfinite)
+        run = ToyRun(
+            folder=place / "run",
+            log=folder / f"{plan.name}.log",
+            program=EFFOPD,
+            shape=plan.shape,
+            nonfinite=plan.nonfinite,
+        )
         place.mkdir(exist_ok=True)
         if plan.has(*NONFINITE):
             run.poison_folder = place / "poison"

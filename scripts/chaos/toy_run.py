@@ -1,4 +1,4 @@
-"""A toy run as a person has it: started, looked at, resumed when its driver is gone. What it prints is kept beside it."""
+"""A toy run as a person has it: started, looked at, resumed when its driver is gone. What it prints is kept."""
 
 import signal
 import subprocess
@@ -62,6 +62,8 @@ class ToyRun:
     """One run and the processes that it has had. Start it with `start`, and end it with `stop`, whatever happened."""
 
     folder: Path
+    log: Path
+    """What it prints. Not on a disk that will be full."""
     program: tuple[str, ...]
     """What `effopd` is."""
     shape: Shape
@@ -70,10 +72,6 @@ class ToyRun:
     seen: dict[int, Process] = field(default_factory=dict)
     """Every process that was found below a driver, by number."""
     _driver: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> Path:
-        return self.folder.with_suffix(".log")
 
     @property
     def pid(self) -> int:
