@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from fault_plan import DAMAGES, Fault, Kind
 from processes import Process, now, wait_until
@@ -34,6 +35,7 @@ _ROLES = {
     Kind.CONTROLLER: "Controller",
 }
 _WORKER = "from effopd.rewards.worker import main"
+_LONGEST_TITLE = 60
 _PAUSES = (1.0, 4.0)
 _BALLAST = ".ballast"
 _BLOCK = bytes(2**16)
@@ -113,7 +115,7 @@ def _kill(process: Process) -> str:
         os.kill(process.pid, signal.SIGKILL)
     except ProcessLookupError as error:
         raise RunFailedError(f"{process.title} was gone before it could be killed") from error
-    return process.title
+    return shorten(process.title, _LONGEST_TITLE, placeholder=" ...")
 
 
 def _pause(process: Process, seconds: float) -> str:
