@@ -93,12 +93,13 @@ def train_from(
     write_config(config, run_dir / CONFIG_NAME)
     write_records(run_dir, inputs.data_records)
     try:
-        production = start(config, inputs, tracker.phase)
-        try:
-            with termination.listening():  # not before: Ray sets a handler of its own when it starts
+        with termination.listening():
+            with termination.interruptible():
+                production = start(config, inputs, tracker.phase)
+            try:
                 play(config, inputs, production, tracker, store, checkpoint, data_position, termination)
-        finally:
-            production.close()
+            finally:
+                production.close()
     finally:
         tracker.close()
 

@@ -186,6 +186,23 @@ def test_kill_9_at_a_random_moment_and_resume_gives_the_same_weights(tmp_path: P
     assert course(killed) == course(whole)
 
 
+def test_a_run_that_is_asked_to_end_while_its_engines_start_says_in_a_line_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "effopd", "train", "experiment=toy_opd", "rollout=hf", f"output_dir={run}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr as lines:
+        assert any(line.startswith("starting learner 0, controller, teacher 0, sampler 0") for line in lines)
+        process.send_signal(signal.SIGTERM)
+        said = lines.read()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert said == f"effopd: ended by SIGTERM; continue with effopd train resume={run}\n"
+
+
 def kill_after_first_step(arguments: list[str], run: Path) -> None:
     """Start a run and kill its driver within a second of its first step: in a step, a trigger, a save.
 

@@ -7,8 +7,11 @@ every run anew inside their old processes.
 
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,6 +86,10 @@ class RaySession:
 
     def start(self) -> None:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
+        with _own_signal_handlers():
+            self._start()
+
+    def _start(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # Ray would print, as errors, what calls raise that were given up because their actor had died.
@@ -134,7 +141,9 @@ class RaySession:
         self.num_machines = max(self.num_machines, len(self.nodes()))
         for name in [name for name, (spec, _) in self.actors.items() if wanted.get(name) != spec]:
             self._stop(name)
-        missing = [wanted[name] for name in wanted.keys() - self.actors.keys()]
+        missing = [spec for name, spec in wanted.items() if name not in self.actors]
+        if missing:
+            logger.warning("starting %s", ", ".join(spec.name for spec in missing))
         self._reserve([spec for spec in missing if spec.num_gpus > 0])
         for spec in missing:
             self.actors[spec.name] = (spec, _start(spec, self.reserved.get(spec.name)))
@@ -248,6 +257,21 @@ class RaySession:
 
 _session: RaySession | None = None
 # One per process, because Ray itself is one per process; it is what lets a sweep keep its engines.
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Set this process's handlers again at the end. Ray sets others when it starts, and those print a stack and abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
 
 
 def session_for(cluster: ClusterConfig) -> RaySession:

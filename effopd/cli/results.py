@@ -32,8 +32,13 @@ def study(arguments: list[str]) -> int:
     output = options.output or Path("runs", "studies", study.settings.name)
     from effopd.study.execute import report_study, run_study  # noqa: PLC0415
 
-    failures = [] if options.report else run_study(study, output, options.workers, report)
+    try:
+        failures = [] if options.report else run_study(study, output, options.workers, report)
+    except KeyboardInterrupt:
+        report("interrupted; the same command goes on from here")
+        raise
     sys.stdout.write(report_study(study, output, failures))
+    report(f"report, runs and their logs are in {output}")
     return 1 if failures else 0
 
 

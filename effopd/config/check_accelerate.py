@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from operator import attrgetter
 
-from effopd.config.check_data import shown
+from effopd.config.check_data import no_such_file, shown
 from effopd.config.schema import (
     KL_GATES,
     REVERSE_KL_ALGORITHMS,
@@ -146,6 +146,8 @@ def _surroundings(config: RunConfig) -> Iterator[str]:
     if accelerate.max_kl_increase is not None and algo.name not in REVERSE_KL_ALGORITHMS:
         keys = _shown(config, "accelerate.max_kl_increase", "algo.name")
         yield f"{keys}: this objective measures no reverse KL to the teacher; leave out accelerate.max_kl_increase"
+    if accelerate.gate is not GateKind.ungated:
+        yield from no_such_file("accelerate.path", accelerate.path)
     num_held_out = accelerate.audit_prompts
     held_out_keys = ["accelerate.audit_prompts"] if accelerate.audit_prompts else []
     if accelerate.gate is not GateKind.ungated and accelerate.path is None:

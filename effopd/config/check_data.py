@@ -79,7 +79,13 @@ def _path(section: str, source: SourceConfig) -> Iterator[str]:
         folder = Path(re.split(r"[*?\[]", path)[0] + "x").parent
         if not folder.is_dir():
             yield f"{shown(key, path)}: no folder {folder}; give an existing one before the pattern"
-    elif is_local(path) and not Path(path).exists():
+    else:
+        yield from no_such_file(key, path)
+
+
+def no_such_file(key: str, path: str | None) -> Iterator[str]:
+    """One line if a path that can only mean this machine is not there. What a pattern stands for is seen when it is read."""
+    if path is not None and is_local(path) and not is_glob(path) and not Path(path).exists():
         yield f"{shown(key, path)}: no such file; give a {', '.join(FILE_SUFFIXES)} file or a folder of such files"
 
 

@@ -38,6 +38,9 @@ TRAIN_ONLY_KEYS = (
 TRAIN_ONLY_SECTIONS = ("algo", "learner", "accelerate", "pipeline", "checkpoint", "debug")
 """With `TRAIN_ONLY_KEYS`, what `effopd eval` does not read."""
 
+_GROUPS_BY_PATH = ("model", "teacher", "data", "eval")
+"""Groups whose choices are named by their `path`, so that it stands for one that has no name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
@@ -111,8 +114,9 @@ def _wrong_choice(group: str, value: object, names: Sequence[str]) -> str:
         return next((line for name in value if (line := _wrong_choice(group, name, names))), "")
     if isinstance(value, str) and value in names:
         return ""
-    path = f"{group}.path"
-    remedy = f"; for your own, write {path}={written(value)}" if path in SETTINGS and value is not None else ""
+    remedy = ""
+    if group in _GROUPS_BY_PATH and value is not None:
+        remedy = f"; for your own, write {group}.path={written(value)}"
     return f"{group}={written(value)}{nearest(str(value), names)}: must be one of {', '.join(names)}{remedy}"
 
 

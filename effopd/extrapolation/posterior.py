@@ -47,4 +47,4 @@ def student_cdf(t: float, num_freedom: int) -> float:
         term *= (k - 1) / k * math.cos(angle) ** 2
         total += term
     inside = math.sin(angle) * total if is_even else 2 / math.pi * (angle + math.sin(angle) * total)
-    return (1 + inside) / 2
+    return min(max((1 + inside) / 2, 0.0), 1.0)  # far out the series may leave [0, 1] by a rounding error

@@ -144,6 +144,7 @@ VIOLATIONS = [
     ({"accelerate.audit_grid": [1.0], **ACCURACY}, ["accelerate.audit_grid", "accelerate.audit_prompts=0"]),
     ({"accelerate.num_prompts": 9, **UNGATED}, ["accelerate.num_prompts=9", "accelerate.gate=ungated"]),
     ({"accelerate.path": "gate.jsonl", **UNGATED}, ["accelerate.path=gate.jsonl", "accelerate.gate=ungated"]),
+    ({"accelerate.path": "nowhere.jsonl", **ACCURACY}, ["accelerate.path=nowhere.jsonl", "no such file"]),
     ({"accelerate.lr_on_reject": 0.7, **UNGATED}, ["accelerate.lr_on_reject=0.7", "accelerate.gate=ungated"]),
     ({"accelerate.step_sizes": [-1.0, 2.0], **ACCURACY}, ["accelerate.step_sizes=[-1.0,2.0]", "gate=ungated"]),
     ({"accelerate.search": SearchKind.repeat, **ACCURACY}, ["accelerate.search=repeat", "step_sizes=[1]"]),

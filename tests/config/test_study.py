@@ -1,7 +1,10 @@
 """Studies: what their files mean, and what is wrong with them, said before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
+from effopd.config.check_data import TOY_TASKS
 from effopd.config.register import open_configs
 from effopd.config.study import read_study, study_names, written_lr
 from effopd.errors import ConfigError
@@ -29,8 +32,16 @@ def read(tmp_path):
     return read
 
 
+GATE_SETS = [f"runs/gate_sets/toy:{task}/{name}.jsonl" for task in TOY_TASKS for name in ("easy", "medium", "hard")]
+"""What the study of ablations asks to be made first."""
+
+
 @pytest.mark.parametrize("name", study_names())
-def test_every_shipped_study_composes_and_passes_the_checks(name):
+def test_every_shipped_study_composes_and_passes_the_checks(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in map(Path, GATE_SETS):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     with open_configs() as configs:
         study = read_study(configs, name, [])
     assert study.settings.name == name

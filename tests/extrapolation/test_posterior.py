@@ -41,6 +41,14 @@ def test_students_distribution_has_the_tabulated_quantiles(t: float, num_freedom
     assert student_cdf(t, num_freedom) == pytest.approx(probability, abs=2e-4)
 
 
+def test_the_mean_posterior_stays_a_probability_far_out() -> None:
+    # Without the bound the series gives -1.4e-17 for one of these, which would be shown as -0.000.
+    for num_prompts in range(3, 60):
+        for scale in (1e-3, 1e-6, 1e-9):
+            worse = [-1.0 - scale * (index % 2) for index in range(num_prompts)]
+            assert 0.0 <= mean_posterior(worse) < 1e-3
+
+
 def test_the_mean_posterior_looks_at_size_and_spread() -> None:
     # Mean 1, standard deviation 1, three prompts: t = √3 with 2 degrees of freedom, P = (1 + √(3/5)) / 2.
     assert mean_posterior([0.0, 1.0, 2.0]) == pytest.approx((1 + (3 / 5) ** 0.5) / 2)

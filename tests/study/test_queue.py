@@ -89,7 +89,8 @@ def test_a_study_survives_a_killed_worker_and_a_failing_cell_and_then_has_nothin
     before = (run / "eval.jsonl").read_bytes()
     assert main(["study", str(file), "--output", str(output)]) == 0
     assert capfd.readouterr().err.splitlines() == [
-        f"effopd: two_steps: 1 cells, 1 of them finished already, in {output}"
+        f"effopd: two_steps: 1 cells, 1 of them finished already, in {output}",
+        f"effopd: report, runs and their logs are in {output}",
     ]
     assert (run / "eval.jsonl").read_bytes() == before
 
