@@ -22,7 +22,7 @@ from effopd.algorithms.surrogate import Clipping
 from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, LearnerConfig
 from effopd.data.collate import collate
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
-from effopd.engines.microbatches import plan_micro_batches, take_rows
+from effopd.engines.microbatches import plan_micro_batches
 from effopd.engines.policy_module import load_causal_lm
 from effopd.model_folders import resolve_model_path
 from effopd.types import FinishReason, PolicyVersion, Rollout, ScoredRollout, TeacherScores, TrainBatch
@@ -72,7 +72,7 @@ def bare_step(model_path: str, config: LearnerConfig, rollouts: list[ScoredRollo
     batch = ALGORITHM.prepare(collate(rollouts, 0))
     lengths = [len(scored.rollout.prompt_token_ids) + scored.rollout.response_len for scored in rollouts]
     micro_batches = [
-        take_rows(batch, micro_batch, torch.device("cpu"))
+        micro_batch.take(batch, torch.device("cpu"))
         for micro_batch in plan_micro_batches(lengths, config.max_tokens_per_microbatch)
     ]
     num_tokens = sum(scored.rollout.response_len for scored in rollouts)

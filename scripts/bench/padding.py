@@ -14,7 +14,7 @@ from statistics import fmean
 
 from measure import Comparison, argument_parser, parse, report
 
-from effopd.engines.microbatches import MicroBatch, plan_micro_batches
+from effopd.engines.microbatches import PaddedRows, plan_micro_batches
 
 GOAL = 0.05
 MAX_RESPONSE_LEN = 16384
@@ -30,23 +30,23 @@ def draw_lengths(num_prompts: int, median_len: int, sigma: float, seed: int) -> 
     return [draw.randint(50, 400) + min(max(response, 1), MAX_RESPONSE_LEN) for response in responses]
 
 
-def in_order(lengths: Sequence[int], max_tokens: int) -> list[MicroBatch]:
+def in_order(lengths: Sequence[int], max_tokens: int) -> list[PaddedRows]:
     """Cut rows as they come, each micro-batch as large as the budget allows."""
-    plan: list[MicroBatch] = []
+    plan: list[PaddedRows] = []
     rows: list[int] = []
     for row in range(len(lengths)):
         length = max(lengths[chosen] for chosen in [*rows, row])
         if rows and (len(rows) + 1) * length > max_tokens:
-            plan.append(MicroBatch(tuple(rows), max(lengths[chosen] for chosen in rows)))
+            plan.append(PaddedRows(tuple(rows), max(lengths[chosen] for chosen in rows)))
             rows = []
         rows.append(row)
-    plan.append(MicroBatch(tuple(rows), max(lengths[chosen] for chosen in rows)))
+    plan.append(PaddedRows(tuple(rows), max(lengths[chosen] for chosen in rows)))
     return plan
 
 
-def num_tokens(plans: Sequence[Sequence[MicroBatch]]) -> int:
+def num_tokens(plans: Sequence[Sequence[PaddedRows]]) -> int:
     """Return the tokens of all ranks, padding included."""
-    return sum(micro_batch.num_padded_tokens for plan in plans for micro_batch in plan)
+    return sum(micro_batch.num_computed_tokens for plan in plans for micro_batch in plan)
 
 
 def compare(median_len: int, sigma: float, num_ranks: int, arguments) -> Comparison:
