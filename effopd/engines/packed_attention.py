@@ -2,9 +2,10 @@
 
 transformers can do that unaided: given position ids that start again and neither mask nor cache, it builds a mask of blocks
 on the diagonal, whether training or not. But SDPA pays for a mask: products of all T tokens with all T instead of each
-sample's with its own, and T x T elements that the backward of every layer keeps. So samples are attended one by one where
-causality is all that a mask would say. Other layers (sliding windows, chunks) and `eager` keep transformers' mask, and flash
-attention is told the boundaries: it would infer them from position ids, which not every family passes on to it.
+sample's with its own, and T x T elements that the backward of every layer keeps (on a CPU a whole step took 3.6 times as long
+with 16 samples of 16 to 512 tokens, and 8 times with 256 of at most 20). So samples are attended one by one where causality is
+all that a mask would say. Other layers (sliding windows, chunks) and `eager` keep transformers' mask, and flash attention is
+told the boundaries: it would infer them from position ids, which not every family passes on to it.
 """
 
 from typing import Any
