@@ -8,13 +8,23 @@ from operator import attrgetter
 from pathlib import Path
 
 from jinja2 import TemplateError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from effopd.config.evaluation import evaluation_sets, longest_sequence
 from effopd.config.schema import RunConfig
 from effopd.errors import ConfigError
 from effopd.models import end_token_ids
 from effopd.weight_files import check_weights
+
+_ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+"""In transformers' words: layers that see of other tokens what a mask lets them see, and no more."""
 
 SAMPLE_MESSAGES = [{"role": "user", "content": "What is 2 + 2?"}]
 
@@ -44,6 +54,8 @@ class ModelFiles:
     max_positions: int | None
     shapes: Mapping[str, tuple[int, ...]]
     """Of every parameter, a tied one once."""
+    unmasked: str | None
+    """What in the model carries something from token to token past any attention mask; None if nothing does."""
 
     @property
     def num_parameters(self) -> int:
@@ -74,7 +86,17 @@ def read_model_files(key: str, folder: Path, chat_template: str | None) -> Model
         eos_token_ids=frozenset(end_token_ids(folder)),
         max_positions=getattr(text_config, "max_position_embeddings", None),
         shapes=shapes,
+        unmasked=_unmasked(config),
     )
+
+
+def _unmasked(config: PreTrainedConfig) -> str | None:
+    others = sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION_LAYERS)
+    if others:
+        return f"layers of kind {', '.join(others)}"
+    # Older families do not name their layers, but say that generation has to carry a state along.
+    is_stateful = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._is_stateful  # pyright: ignore
+    return "a recurrent state" if is_stateful else None
 
 
 def _read_config(key: str, folder: Path) -> PreTrainedConfig:
@@ -127,7 +149,7 @@ def check_student(student: ModelFiles, config: RunConfig) -> None:
     """Raise ConfigError listing every reason why the student cannot be sampled with these settings."""
     # Responses that are given need no engine that could hold them.
     too_long = length_problem(student, config) if config.eval.responses is None else None
-    _raise([template_problem(student, config), too_long])
+    _raise([template_problem(student, config), too_long, packing_problem(student, config)])
 
 
 def check_pair(student: ModelFiles, teacher: ModelFiles, config: RunConfig) -> None:
@@ -139,12 +161,24 @@ def check_pair(student: ModelFiles, teacher: ModelFiles, config: RunConfig) -> N
             own_template,
             length_problem(student, config),
             length_problem(teacher, config),
+            packing_problem(student, config),
             tokenizer,
             # The number of rows says nothing where the tokens themselves differ.
             None if tokenizer else padding_problem(student, teacher),
             end_problem(student, teacher),
             None if own_template else template_difference(student, teacher, config),
         ]
+    )
+
+
+def packing_problem(student: ModelFiles, config: RunConfig) -> Problem | None:
+    """Packed samples must not see one another: where something goes past the mask, they would."""
+    if not config.learner.packing or student.unmasked is None:
+        return None
+    return Problem(
+        f"learner.packing=true: {student.key}={config.model.path} has {student.unmasked}, through which packed samples would "
+        "see one another",
+        "set learner.packing=false",
     )
 
 

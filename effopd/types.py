@@ -234,7 +234,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """What a loss reads. Row slices of it are the micro-batches."""
+    """What a loss reads. Rows of it are the micro-batches, padded or packed; packed, B is 1 and T the tokens of all samples."""
 
     token_ids: Int[Tensor, "B T"]
     attention_mask: Bool[Tensor, "B T"]
@@ -249,6 +249,8 @@ class TrainBatch:
     old_values: Float[Tensor, "B T"] | None = None
     returns: Float[Tensor, "B T"] | None = None
     """What the critic should have said."""
+    packed_lengths: tuple[int, ...] | None = None
+    """Of the samples that lie one after another in the one row; None where every row is a sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from effopd.config.schema import DataConfig, ModelConfig, RolloutConfig, RunConfig
+from effopd.config.schema import DataConfig, LearnerConfig, ModelConfig, RolloutConfig, RunConfig
 from effopd.errors import ConfigError
 from effopd.model_folders import TOY_MODELS, resolve_model_path
-from effopd.preflight import check_pair, length_problem, read_model_files
+from effopd.preflight import check_pair, length_problem, packing_problem, read_model_files
 
 Edit = Callable[[Path], None]
 
@@ -98,6 +98,37 @@ def test_too_few_positions_name_the_model_as_typed_and_how_many_there_are(tmp_pa
     assert str(length_problem(student, settings)) == (
         "model.path=toy:sums_base: holds 128 positions; rollout.max_model_len asks for 600; lower it to at most 128"
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "what"),
+    [
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4}, None),
+        ("mamba", {"state_size": 4}, "layers of kind linear_attention"),
+        ("rwkv", {}, "a recurrent state"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of kind conv"),
+        ("qwen3_next", {"layer_types": ["linear_attention", "full_attention"]}, "layers of kind linear_attention"),
+        ("qwen3_5_text", {"layer_types": ["linear_attention", "full_attention"]}, "layers of kind linear_attention"),
+    ],
+)
+def test_models_that_carry_something_past_the_attention_mask_are_not_packed(
+    tmp_path: Path, family: str, sizes: dict[str, object], what: str | None
+) -> None:
+    shutil.copytree(TOY_MODELS / "sums_base", tmp_path, dirs_exist_ok=True)
+    usual = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vocabulary = json.loads((tmp_path / "config.json").read_text())["vocab_size"]
+    kind = CONFIG_MAPPING[family](vocab_size=vocabulary, **usual, num_key_value_heads=1, **sizes, pad_token_id=0)
+    AutoModelForCausalLM.from_config(kind).save_pretrained(tmp_path)
+    student = read_model_files("model.path", tmp_path, None)
+    settings = RunConfig(model=ModelConfig(path="mine"), learner=LearnerConfig(packing=True))
+    problem = packing_problem(student, settings)
+    assert (problem and str(problem)) == (
+        what
+        and f"learner.packing=true: model.path=mine has {what}, through which packed samples would see one another; "
+        "set learner.packing=false"
+    )
+    settings.learner.packing = False
+    assert packing_problem(student, settings) is None
 
 
 def test_all_reasons_are_given_at_once(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class GRPO:
             reference_kl = reverse_kl_k3(output.logprobs, batch.reference_logprobs)
             per_token = per_token + self.kl_coef * reference_kl
             metrics["reference_kl"] = token_mean(reference_kl.detach(), batch.response_mask, totals.num_tokens)
-        loss = sequence_mean(per_token, batch.response_mask, totals.num_sequences)
+        loss = sequence_mean(per_token, batch.response_mask, totals.num_sequences, batch.packed_lengths)
         return LossOutput(loss=loss, metrics=metrics)
 
 

@@ -2,6 +2,7 @@
 
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def masked_sum(values: Shaped[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
@@ -18,7 +19,17 @@ def token_mean(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], num_toke
     return masked_sum(values, mask) / num_tokens
 
 
-def sequence_mean(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], num_sequences: int) -> Float[Tensor, ""]:
-    """Return this micro-batch's share of the mean over `num_sequences`, their *global* number, of each one's token mean."""
+def sequence_mean(
+    values: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    num_sequences: int,
+    packed_lengths: tuple[int, ...] | None = None,
+) -> Float[Tensor, ""]:
+    """Return this micro-batch's share of the mean over `num_sequences`, their *global* number, of each one's token mean.
+
+    A sequence is a row, or of one row the parts of `packed_lengths`.
+    """
+    if packed_lengths is not None:
+        values, mask = (pad_sequence(list(row[0].split(packed_lengths)), batch_first=True) for row in (values, mask))
     lengths = mask.sum(-1).clamp(min=1)
     return (values.float().masked_fill(~mask, 0.0).sum(-1) / lengths).sum() / num_sequences

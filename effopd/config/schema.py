@@ -240,7 +240,10 @@ class LearnerConfig:
     """0 turns clipping off."""
     on_nonfinite: NonfiniteRule = NonfiniteRule.stop
     max_tokens_per_microbatch: int = 16384
-    """Padded tokens in one forward and backward of one rank."""
+    """Tokens in one forward and backward of one rank, padding included. A longer response is computed by itself."""
+    packing: bool = False
+    """Compute samples one after another in a single row, where none sees another, instead of padding them to one length: no
+    token is wasted, and attention needs no mask. For models that mix tokens by attention alone. The teacher pads in any case."""
     logit_chunk_tokens: int = 1024
     """Tokens whose [tokens, V] logits exist at once."""
     activation_checkpointing: bool = False

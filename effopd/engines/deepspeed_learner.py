@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from effopd.algorithms.build import Algorithm, TrainsCritic
 from effopd.algorithms.opd_full import policy_reverse_kl
@@ -27,6 +28,8 @@ from effopd.engines.deepspeed_setup import gathered, init_deepspeed, resolve_dev
 from effopd.engines.learning_rate import lr_at
 from effopd.engines.microbatches import MicroBatch, plan_micro_batches, split_rows
 from effopd.engines.nonfinite import NonfiniteSteps, culprits
+from effopd.engines.packed_attention import check_packing, enable_packing
+from effopd.engines.packing import plan_packed_micro_batches
 from effopd.engines.policy_module import (
     CriticModule,
     PolicyModule,
@@ -100,7 +103,8 @@ class DeepSpeedLearner:
             segment_folder: where rank 0 publishes; None on ranks and in runs that do not.
 
         Raises:
-            ConfigError: when the model's head cannot be used, or the teacher's vocabulary is another.
+            ConfigError: when the model's head cannot be used, its samples cannot be packed, or the teacher's vocabulary is
+                another.
 
         """
         self._config = config
@@ -115,9 +119,7 @@ class DeepSpeedLearner:
         init_deepspeed(self._device, init_method, rank, world_size)
 
         self._dtype = torch.bfloat16 if config.dtype is Dtype.bfloat16 else torch.float32
-        model = load_causal_lm(model_path, self._dtype, attn_implementation)
-        if config.activation_checkpointing:
-            enable_activation_checkpointing(model)
+        model = self._load(model_path, attn_implementation)
         self._teacher_weight = teacher_head
         vocabulary_size = output_head(model).out_features
         if teacher_head is not None:
@@ -139,6 +141,8 @@ class DeepSpeedLearner:
             device=self._device,
         )
         check_head(model)
+        if config.packing:
+            check_packing(model)
         if config.zero_stage == 3:
             self._policy.engine.empty_partition_cache()
         self._shards = self._policy.shards
@@ -147,10 +151,7 @@ class DeepSpeedLearner:
         self._critic: ShardedModel | None = None
         if algorithm.needs.critic:
             # The masters as they are written to `model_path`: the critic begins where the policy began.
-            origin = load_causal_lm(model_path, self._dtype, attn_implementation)
-            if config.activation_checkpointing:
-                enable_activation_checkpointing(origin)
-            critic = CriticModule(origin)
+            critic = CriticModule(self._load(model_path, attn_implementation))
             self._critic = ShardedModel(
                 critic,
                 config,
@@ -181,12 +182,11 @@ class DeepSpeedLearner:
         """
         self._trigger.before_update()
         batch = self._prepared(rollouts)
-        lengths = [_length(scored.rollout) for scored in rollouts]
         prompt_ids = [scored.rollout.prompt_id for scored in rollouts]
         minibatches = split_rows(prompt_ids, self._algo.num_minibatches, names_of_all_ranks(prompt_ids))
         measured: defaultdict[str, list[float]] = defaultdict(list)
         for rows in minibatches * self._algo.num_epochs:
-            plan = plan_micro_batches(lengths, self._config.max_tokens_per_microbatch, rows)
+            plan = self._cut(rollouts, rows)
             for name, value in self._train_on(batch, plan, [rollouts[row].rollout for row in rows]).items():
                 measured[name].append(value)
         metrics = {
@@ -212,10 +212,7 @@ class DeepSpeedLearner:
             scored = scored and replace(scored, old_logprobs=align(logprobs, scored.response_mask))
         if self._critic is not None:
             measurable = scored and _without_preparation(scored)
-            plan = plan_micro_batches(
-                [_length(item.rollout) for item in rollouts], self._config.max_tokens_per_microbatch
-            )
-            values = self._critic.per_token(measurable, plan, lambda _, values: values)
+            values = self._critic.per_token(measurable, self._cut(rollouts), lambda _, values: values)
             scored = scored and replace(scored, values=align(values, scored.response_mask))
         batch = scored and self._algorithm.prepare(scored)
         return self._whitened(batch) if needs.critic else batch
@@ -238,13 +235,13 @@ class DeepSpeedLearner:
         self, batch: TrainBatch | None, plan: Sequence[MicroBatch], rollouts: Sequence[Rollout]
     ) -> dict[str, float]:
         """Take one optimizer step of the policy, and one of the critic, on the rows of `plan`; return its metrics."""
-        num_tokens, num_sequences, num_read_tokens, num_padded_tokens = (
+        num_tokens, num_sequences, num_read_tokens, num_computed_tokens = (
             int(total)
             for total in sum_over_ranks(
                 sum(rollout.response_len for rollout in rollouts),
                 len(rollouts),
-                sum(_length(rollout) for rollout in rollouts),
-                sum(micro_batch.num_padded_tokens for micro_batch in plan),
+                sum(len(rollout.prompt_token_ids) + rollout.response_len for rollout in rollouts),
+                sum(micro_batch.num_computed_tokens for micro_batch in plan),
                 device=self._device,
             )
         )
@@ -277,7 +274,7 @@ class DeepSpeedLearner:
         return {
             **sum_named_over_ranks(sums),
             **norms,
-            "padding_fraction": 1 - num_read_tokens / num_padded_tokens,
+            "padding_fraction": 1 - num_read_tokens / num_computed_tokens,
         }
 
     def _step(
@@ -294,8 +291,7 @@ class DeepSpeedLearner:
         try:
             norm = model.step(lr)
         except GradientError as error:
-            lengths = {row: micro_batch.length for micro_batch in plan for row in micro_batch.rows}
-            alone = [MicroBatch((row,), lengths[row]) for row in sorted(lengths)]
+            alone = [one for micro_batch in plan for one in micro_batch.alone()]
             losses = model.per_token(batch, alone, lambda *row: loss(*row).expand(row[0].response_mask.shape))
             own = [
                 f"{rollout.prompt_id}/{rollout.sample_index}"
@@ -341,10 +337,7 @@ class DeepSpeedLearner:
     ) -> list[Tensor]:
         """Return [R] values per rollout from a `compute` that gives [B, T]."""
         batch = _without_preparation(collate(rollouts, _PADDING_ID)) if rollouts else None
-        plan = plan_micro_batches(
-            [_length(scored.rollout) for scored in rollouts], self._config.max_tokens_per_microbatch
-        )
-        return self._policy.per_token(batch, plan, compute)
+        return self._policy.per_token(batch, self._cut(rollouts), compute)
 
     # Publishing
 
@@ -450,14 +443,25 @@ class DeepSpeedLearner:
 
     # Helpers
 
+    def _load(self, model_path: str, attn_implementation: str) -> PreTrainedModel:
+        """Return the model on the CPU, ready to be trained."""
+        model = load_causal_lm(model_path, self._dtype, attn_implementation)
+        if self._config.activation_checkpointing:
+            enable_activation_checkpointing(model)
+        if self._config.packing:
+            enable_packing(model)
+        return model
+
+    def _cut(self, rollouts: Sequence[ScoredRollout], chosen: Sequence[int] | None = None) -> Sequence[MicroBatch]:
+        """Return micro-batches of all rollouts of this rank, or of the `chosen` ones."""
+        lengths = [len(item.rollout.prompt_token_ids) + item.rollout.response_len for item in rollouts]
+        plan = plan_packed_micro_batches if self._config.packing else plan_micro_batches
+        return plan(lengths, self._config.max_tokens_per_microbatch, chosen)
+
     def _teacher_logits(self, hidden_states: Tensor) -> Tensor:
         """Return [N, V] teacher logits of [N, D] teacher hidden states."""
         assert self._teacher_weight is not None, "the teacher's head was not given to the learner"
         return functional.linear(hidden_states.to(self._teacher_weight.dtype), self._teacher_weight)
-
-
-def _length(rollout: Rollout) -> int:
-    return len(rollout.prompt_token_ids) + rollout.response_len
 
 
 def _without_preparation(batch: ScoredBatch) -> TrainBatch:

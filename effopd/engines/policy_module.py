@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from effopd.algorithms.policy_output import PolicyOutput
+from effopd.engines.packed_attention import last_hidden_states
 from effopd.errors import ConfigError
 
 T = TypeVar("T")
@@ -95,12 +96,14 @@ class CriticModule(nn.Module):
         attention_mask: Bool[Tensor, "B T"],
         response_mask: Bool[Tensor, "B T"],
         compute: Callable[[Tensor], T],
+        packed_lengths: tuple[int, ...] | None = None,
     ) -> T:
         """Return `compute(values)`; `values[:, t]`, float32, belongs to the prefix before the token at t, [B, T].
 
+        At the start of a row, or of a packed sample (see `PolicyModule`), there is no prefix, and `values` mean nothing.
         Tensors that `compute` returns and that carry gradients must be in a tuple, list or dict.
         """
-        hidden = self.decoder(input_ids=token_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        hidden = last_hidden_states(self.decoder, token_ids, attention_mask, packed_lengths)
         values = self.value_head(hidden[:, :-1]).squeeze(-1).float()
         return compute(functional.pad(values, (1, 0)))
 
@@ -119,14 +122,15 @@ class PolicyModule(nn.Module):
         attention_mask: Bool[Tensor, "B T"],
         response_mask: Bool[Tensor, "B T"],
         compute: Callable[[PolicyOutput], T],
+        packed_lengths: tuple[int, ...] | None = None,
     ) -> T:
         """Return `compute(output)`, evaluated while the parameters are at hand.
 
-        Rows are right-padded, so position ids are the columns. Tensors that `compute` returns and that carry gradients
-        must be in a tuple, list or dict: DeepSpeed looks for them there.
+        Rows are right-padded, so position ids are the columns; or there is one row of samples of `packed_lengths`, none of
+        which sees another. Tensors that `compute` returns and that carry gradients must be in a tuple, list or dict:
+        DeepSpeed looks for them there.
         """
-        decoder = self.model.get_decoder()
-        hidden = decoder(input_ids=token_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        hidden = last_hidden_states(self.model.get_decoder(), token_ids, attention_mask, packed_lengths)
         head = output_head(self.model)
 
         def logits(hidden_states: Tensor) -> Tensor:

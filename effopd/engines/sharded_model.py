@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from effopd.config.schema import Dtype, LearnerConfig
 from effopd.engines.collectives import max_over_ranks
 from effopd.engines.deepspeed_setup import build_engine
-from effopd.engines.microbatches import MicroBatch, idle_micro_batch, take_rows
+from effopd.engines.microbatches import MicroBatch, idle_micro_batch
 from effopd.engines.shard_files import read_fragments
 from effopd.engines.zero_shards import ZeroShards
 from effopd.errors import GradientError
@@ -28,7 +28,8 @@ Forward = Callable[[TrainBatch, Any], R]
 
 
 class ShardedModel:
-    """`module(token_ids, attention_mask, response_mask, compute)` returns `compute(output)`; `named` names its parameters."""
+    """`module(token_ids, attention_mask, response_mask, compute, packed_lengths)` returns `compute(output)`; `named` names its
+    parameters."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class ShardedModel:
             self.engine.set_gradient_accumulation_boundary(index == num_rounds - 1)
             if index < len(plan):
                 assert batch is not None
-                loss, metrics = self._forward(take_rows(batch, plan[index], self._device), compute)
+                loss, metrics = self._forward(plan[index].take(batch, self._device), compute)
                 for name, value in metrics.items():
                     sums[name] += float(value)
                 if not math.isfinite(loss.item()):
@@ -104,9 +105,10 @@ class ShardedModel:
         for index in range(max_over_ranks(len(plan), self._device)):
             if index < len(plan):
                 assert batch is not None
-                micro_batch = take_rows(batch, plan[index], self._device)
-                values = self._forward(micro_batch, compute)
-                for row, tokens, mask in zip(plan[index].rows, values, micro_batch.response_mask, strict=True):
+                taken = plan[index].take(batch, self._device)
+                values = plan[index].split(self._forward(taken, compute))
+                masks = plan[index].split(taken.response_mask)
+                for row, tokens, mask in zip(plan[index].rows, values, masks, strict=True):
                     results[row] = tokens[mask].cpu()
             else:
                 self._forward(idle_micro_batch(self._device), _nothing)
@@ -123,7 +125,11 @@ class ShardedModel:
 
     def _forward(self, batch: TrainBatch, compute: Forward[R]) -> R:
         return self.engine(
-            batch.token_ids, batch.attention_mask, batch.response_mask, lambda output: compute(batch, output)
+            batch.token_ids,
+            batch.attention_mask,
+            batch.response_mask,
+            lambda output: compute(batch, output),
+            batch.packed_lengths,
         )
 
 

@@ -26,15 +26,18 @@ class MicroBatch:
     row_length: int
     is_masked: bool
     """Whether rows differ in length: then attention takes a [T, T] mask and keys and values repeated for every query head."""
+    is_packed: bool = False
+    """Whether samples lie in one row: then they are attended one by one, without a mask, and their outputs copied together."""
 
 
-def saved_by_layer(shape: ModelShape, itemsize: int, *, is_masked: bool) -> int:
+def saved_by_layer(shape: ModelShape, itemsize: int, *, is_masked: bool, is_packed: bool = False) -> int:
     """Return the bytes per token that one decoder layer saves for its backward."""
     hidden, queries, keys = shape.hidden_size, shape.query_width, shape.key_value_width
     heads = shape.num_heads + shape.num_kv_heads
     norms = 2 * (_norm(hidden, itemsize) + hidden * itemsize)  # and what the projections take in
     normed_heads = _norm(queries + keys, itemsize) + _FLOAT * heads if shape.has_qk_norm else 0
     attended = 2 * queries + (2 * queries if is_masked else 2 * keys)  # query, output, key, value
+    attended += queries if is_packed else 0  # the outputs of samples, and those of the row
     mlp = 4 * shape.intermediate_size  # gate, its activation, up, their product
     return norms + normed_heads + (attended + mlp) * itemsize + _FLOAT * shape.num_heads + 2 * _FLOAT
 
@@ -56,7 +59,7 @@ def learner_moments(
 ) -> tuple[Moment, Moment]:
     """Return the two moments of a forward and backward that can be the worst: at the head, and inside a layer."""
     hidden, tokens = shape.hidden_size, batch.num_tokens
-    layer = saved_by_layer(shape, itemsize, is_masked=batch.is_masked)
+    layer = saved_by_layer(shape, itemsize, is_masked=batch.is_masked, is_packed=batch.is_packed)
     kept_per_layer = hidden * itemsize if is_checkpointed else layer
     # Under checkpointing in float32 the layer's saved input is the checkpoint itself.
     again = layer - (hidden * itemsize if itemsize == _FLOAT else 0) if is_checkpointed else 0

@@ -103,10 +103,13 @@ def sharded_state(num_parameters: int, learner: LearnerConfig) -> ShardedState:
 
 def largest_micro_batches(config: RunConfig) -> tuple[MicroBatch, ...]:
     """Return the largest micro-batches there can be: one row alone, which may exceed the budget, and two that differ in
-    length, which have the largest masks.
+    length, which have the largest masks; with packing a full one.
     """
     num_tokens = config.data.max_prompt_len + config.rollout.max_response_len
     budget = config.learner.max_tokens_per_microbatch
+    if config.learner.packing:
+        full = max(budget, num_tokens)
+        return (MicroBatch(num_tokens=full, row_length=full, is_masked=False, is_packed=True),)
     alone = MicroBatch(num_tokens=num_tokens, row_length=num_tokens, is_masked=False)
     half = min(budget // 2, num_tokens)
     pair = MicroBatch(num_tokens=max(2 * half, 1), row_length=max(half, 1), is_masked=True)

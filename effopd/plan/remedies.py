@@ -62,6 +62,7 @@ def _knobs(config: RunConfig, cluster: Cluster, models: Models) -> list[list[Cha
     others = layout_of(config).num_gpus - learner.num_ranks - rollout.num_samplers * rollout.tensor_parallel_size
     free = max(cluster.num_gpus - others, 1)
     knobs = {
+        "learner.packing": [True] if not learner.packing and config.model.attn_implementation == "sdpa" else [],
         "learner.activation_checkpointing": [True] if not learner.activation_checkpointing else [],
         "rollout.gpu_memory_utilization": [
             value

@@ -4,6 +4,8 @@ The bare loop has the same model, the same micro-batches, ready as tensors, the 
 AdamW and gradient clipping; what it lacks is DeepSpeed, collation and metrics. Two cases: the toy (256 responses of 1 to
 20 tokens) and a random 5M-parameter Qwen3 (16 responses of 16 to 512 tokens). Goal: at least 0.80 of its speed.
 
+Then the same steps with packed samples against padded ones, which has no goal but to be no slower.
+
     python scripts/bench/learner_step.py
 """
 
@@ -11,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
@@ -22,7 +25,7 @@ from effopd.algorithms.surrogate import Clipping
 from effopd.config.schema import AccelerateConfig, AlgoConfig, Device, LearnerConfig
 from effopd.data.collate import collate
 from effopd.engines.deepspeed_learner import DeepSpeedLearner
-from effopd.engines.microbatches import plan_micro_batches, take_rows
+from effopd.engines.microbatches import plan_micro_batches
 from effopd.engines.policy_module import load_causal_lm
 from effopd.model_folders import resolve_model_path
 from effopd.types import FinishReason, PolicyVersion, Rollout, ScoredRollout, TeacherScores, TrainBatch
@@ -72,7 +75,7 @@ def bare_step(model_path: str, config: LearnerConfig, rollouts: list[ScoredRollo
     batch = ALGORITHM.prepare(collate(rollouts, 0))
     lengths = [len(scored.rollout.prompt_token_ids) + scored.rollout.response_len for scored in rollouts]
     micro_batches = [
-        take_rows(batch, micro_batch, torch.device("cpu"))
+        micro_batch.take(batch, torch.device("cpu"))
         for micro_batch in plan_micro_batches(lengths, config.max_tokens_per_microbatch)
     ]
     num_tokens = sum(scored.rollout.response_len for scored in rollouts)
@@ -103,10 +106,9 @@ def bare_step(model_path: str, config: LearnerConfig, rollouts: list[ScoredRollo
     return step
 
 
-def compare(name: str, model_path: str, rollouts: list[ScoredRollout], arguments) -> Comparison:
-    config = LearnerConfig(num_threads=arguments.threads)
+def start(model_path: str, config: LearnerConfig) -> DeepSpeedLearner:
     with TemporaryDirectory() as folder:
-        learner = DeepSpeedLearner(
+        return DeepSpeedLearner(
             config,
             model_path=model_path,
             attn_implementation="sdpa",
@@ -122,15 +124,20 @@ def compare(name: str, model_path: str, rollouts: list[ScoredRollout], arguments
             device=Device.cpu,
             segment_folder=None,
         )
+
+
+def seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def compare(name: str, model_path: str, rollouts: list[ScoredRollout], arguments) -> Comparison:
+    config = LearnerConfig(num_threads=arguments.threads)
+    learner = start(model_path, config)
     bare = bare_step(model_path, config, rollouts)
     ours, theirs = learner.update(rollouts).metrics["grad_norm"], bare()
     assert math.isclose(ours, theirs, rel_tol=1e-3), f"the two sides differ: gradient norms {ours} and {theirs}"
-
-    def seconds(step: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-
     candidate, baseline = alternate(
         arguments.rounds, lambda: seconds(lambda: learner.update(rollouts)), lambda: seconds(bare)
     )
@@ -147,6 +154,37 @@ def compare(name: str, model_path: str, rollouts: list[ScoredRollout], arguments
     )
 
 
+def compare_packing(name: str, model_path: str, rollouts: list[ScoredRollout], arguments) -> Comparison:
+    padded, packed = (
+        start(model_path, LearnerConfig(num_threads=arguments.threads, packing=packing)) for packing in (False, True)
+    )
+    share = padded.update(rollouts).metrics["padding_fraction"]
+    packed.update(rollouts)
+    candidate, baseline = alternate(
+        arguments.rounds,
+        lambda: seconds(lambda: packed.update(rollouts)),
+        lambda: seconds(lambda: padded.update(rollouts)),
+    )
+    packed.close()
+    padded.close()
+    num_tokens = sum(len(scored.rollout.prompt_token_ids) + scored.rollout.response_len for scored in rollouts)
+    return Comparison(
+        what=f"packed samples, {name}",
+        baseline_name="padded ones",
+        unit="s",
+        candidate=candidate,
+        baseline=baseline,
+        is_speed=True,
+        goal=1.0,
+        notes={
+            "tokens": num_tokens,
+            "share of padding without packing": share,
+            "tokens a second, packed": num_tokens / median(candidate),
+            "tokens a second, padded": num_tokens / median(baseline),
+        },
+    )
+
+
 def main() -> None:
     arguments = parse(argument_parser(__doc__))
     with TemporaryDirectory() as folder:
@@ -159,7 +197,14 @@ def main() -> None:
             ),
             ("5M ragged", small, random_rollouts(16, 16, (16, 512), 512, arguments.seed)),
         ]
-        report(arguments, [compare(name, str(path), rollouts, arguments) for name, path, rollouts in cases])
+        report(
+            arguments,
+            [
+                measure(name, str(path), rollouts, arguments)
+                for measure in (compare, compare_packing)
+                for name, path, rollouts in cases
+            ],
+        )
 
 
 if __name__ == "__main__":

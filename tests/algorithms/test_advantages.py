@@ -142,6 +142,18 @@ def test_a_mean_over_sequences_weighs_a_short_one_as_much_as_a_long_one() -> Non
     assert token_mean(values, RAGGED, num_tokens=10).item() == pytest.approx(6 / 10)
 
 
+def test_a_packed_sequence_weighs_as_much_as_a_padded_one() -> None:
+    # The rows above without their padding: 4, 4, 5 and 4 tokens.
+    lengths = tuple(int(row.nonzero().max()) + 1 for row in RAGGED)
+    values = torch.arange(RAGGED.numel(), dtype=torch.float32).reshape(RAGGED.shape)
+    packed = [
+        torch.cat([row[:length] for row, length in zip(rows, lengths, strict=True)])[None] for rows in (values, RAGGED)
+    ]
+    expected = sequence_mean(values, RAGGED, num_sequences=4)
+    assert sequence_mean(*packed, num_sequences=4, packed_lengths=lengths).item() == expected.item()
+    assert sequence_mean(*packed, num_sequences=4).item() != expected.item()
+
+
 def value_output(value: float, old_value: float, target: float) -> tuple[float, float, float, float]:
     """Loss, its gradient, and the two metrics, of one response token among the four of the step."""
     algorithm = PPO(

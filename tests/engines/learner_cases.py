@@ -304,6 +304,14 @@ def train(
     return result
 
 
+def untrained_logprobs(rank: int, world_size: int, *, model: str, **settings: Any) -> list[list[float]]:
+    """Of all responses that are this rank's, before any step."""
+    learner = make_learner(rank, world_size, model=model, **settings)
+    logprobs = learner.response_logprobs([scored.rollout for scored in share(make_rollouts(13), rank, world_size)])
+    learner.close()
+    return logprobs
+
+
 def initial_state(rank: int, world_size: int, *, model: str, **settings: Any) -> Any:
     """State before any step."""
     learner = make_learner(rank, world_size, model=model, **settings)
@@ -326,9 +334,9 @@ def poisoned(rollouts: list[ScoredRollout], prompt_ids: set[str]) -> list[Scored
     ]
 
 
-def not_finite(rank: int, world_size: int, *, model: str, stage: int, dtype: str) -> Any:
+def not_finite(rank: int, world_size: int, *, model: str, **settings: Any) -> Any:
     """An update in which the advantages of one prompt are infinite, then a good one."""
-    learner = make_learner(rank, world_size, model=model, stage=stage, dtype=dtype)
+    learner = make_learner(rank, world_size, model=model, **settings)
     everything = make_rollouts(8)
     mine = share(everything, rank, world_size)
     learner.update(mine)

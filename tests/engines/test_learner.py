@@ -522,7 +522,7 @@ def test_micro_batches_cover_every_row_once_within_the_budget() -> None:
     assert sorted(row for micro_batch in plan for row in micro_batch.rows) == list(range(8))
     for micro_batch in plan:
         assert micro_batch.length == max(lengths[row] for row in micro_batch.rows)
-        assert micro_batch.num_padded_tokens <= 20 or len(micro_batch.rows) == 1
+        assert micro_batch.num_computed_tokens <= 20 or len(micro_batch.rows) == 1
     assert plan[0].rows == (4,)
 
 

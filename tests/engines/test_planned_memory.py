@@ -70,6 +70,8 @@ ONE_ROW = [256, 256]
 """Of each of two micro-batches, so that the gradients of the first are there during the second."""
 TWO_ROWS = [128, 120, 112, 104]
 """Of unequal length in either micro-batch, so that there is padding and a mask."""
+PACKED = [100, 116, 92, 140, 64]
+"""By first fit two full micro-batches, 140 + 116 and 100 + 92 + 64."""
 MICRO_BATCH = 256
 
 
@@ -84,12 +86,18 @@ MICRO_BATCH = 256
         ("qwen3", 1, "bfloat16", ONE_ROW, {"logit_chunk_tokens": 8, "activation_checkpointing": True}),
         ("qwen3", 2, "bfloat16", ONE_ROW, {"logit_chunk_tokens": 32}),
         ("qwen3", 3, "bfloat16", ONE_ROW, {"logit_chunk_tokens": 32}),
+        ("qwen3", 0, "float32", PACKED, {"packing": True}),
+        ("qwen3", 0, "bfloat16", PACKED, {"logit_chunk_tokens": 32, "packing": True}),
+        ("qwen2", 0, "bfloat16", PACKED, {"logit_chunk_tokens": 32, "packing": True}),
+        ("qwen3", 0, "float32", PACKED, {"logit_chunk_tokens": 8, "activation_checkpointing": True, "packing": True}),
     ],
 )
 def test_an_update_allocates_what_was_planned(lab, models, family, stage, dtype, lengths, settings):
     config = RunConfig(learner=LearnerConfig(zero_stage=stage, dtype=Dtype(dtype), **settings))
     student = shape(models[family])
     batch = MicroBatch(num_tokens=MICRO_BATCH, row_length=lengths[0], is_masked=lengths == TWO_ROWS)
+    if lengths == PACKED:
+        batch = MicroBatch(num_tokens=MICRO_BATCH, row_length=MICRO_BATCH, is_masked=False, is_packed=True)
     role = learner_memory(config, layout_of(config), student, None, GPUS["h100"], (batch,))
     state = sharded_state(student.num_parameters, config.learner)
     # Before an update there are weights, masters and moments, and stage 3 has its reduce bucket.

@@ -14,7 +14,7 @@ from effopd.errors import ConfigError
 from effopd.plan import remedies
 from effopd.plan.hardware import GPUS, Cluster
 from effopd.plan.inference_memory import kv_bytes_per_token
-from effopd.plan.learner_memory import sharded_state
+from effopd.plan.learner_memory import largest_micro_batches, sharded_state
 from effopd.plan.remedies import smallest_change
 from effopd.plan.report import Plan, make_plan, models_of
 from effopd.plan.shapes import KNOWN, shape_of
@@ -172,6 +172,33 @@ def test_the_smallest_change_undoes_the_one_that_does_not_fit(arguments, expecte
     config = recipe("qwen3_8b_base_dapo", *arguments)
     assert not planned(config, cluster("h100")).fits
     assert smallest_change(config, cluster("h100"), models_of(config, {})) == expected
+
+
+def test_a_packed_micro_batch_is_full_or_one_row_and_has_no_mask():
+    padded, packed = (recipe("qwen3_8b_base_dapo", f"learner.packing={choice}") for choice in ("false", "true"))
+    assert [batch.num_tokens for batch in largest_micro_batches(packed)] == [packed.learner.max_tokens_per_microbatch]
+
+    def masks(config: RunConfig) -> int:
+        learner = planned(config, cluster("h100")).roles[0]
+        return sum(item.num_bytes for item in learner.worst.items if item.name == "attention mask")
+
+    assert masks(padded) > 0 == masks(packed)
+    # Rows of 2,048 + 16,384 tokens that no budget divides.
+    small = recipe("qwen3_8b_base_dapo", "learner.packing=true", "learner.max_tokens_per_microbatch=1000")
+    assert [batch.num_tokens for batch in largest_micro_batches(small)] == [18432]
+
+
+def test_masks_that_do_not_fit_are_packed_away():
+    # Two rows of 3,850 tokens: masks take 7,700 x 3,850 x (1 + 36 x 2) bytes, 2.0 GiB, and keys and values repeated for 32
+    # heads instead of 8 36 x 7,700 x 2 x 24 x 128 x 2 bytes, 3.2 GiB. Outputs copied take 36 x 7,700 x 4,096 x 2, 2.1 GiB.
+    lengths = ("data.max_prompt_len=1024", "rollout.max_response_len=3072", "learner.max_tokens_per_microbatch=7700")
+    config = recipe("qwen3_4b_grpo", *lengths, "learner.activation_checkpointing=false")
+    plan = planned(config, cluster("h100"))
+    packed = replace(config, learner=replace(config.learner, packing=True))
+    saved = plan.roles[0].num_bytes - planned(packed, cluster("h100")).roles[0].num_bytes
+    assert saved / 2**30 == pytest.approx(2.0 + 3.2 - 2.1, abs=0.3)  # 5 % of them count as lost to fragments
+    assert not plan.fits
+    assert smallest_change(config, cluster("h100"), plan.models) == "learner.packing=true"
 
 
 def test_a_trigger_keeps_two_float32_copies_of_what_it_moves_in_main_memory():
