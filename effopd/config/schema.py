@@ -606,7 +606,7 @@ class PipelineConfig:
     num_pieces: int = 1
     """Pieces that every sampler's share of a batch is cut into, of consecutive prompts. A piece goes to teacher and verifier as
     soon as its last response is finished, while others are still sampled. 1: the whole batch goes on when all samplers are done.
-    More helps where responses are long, of different lengths, and the teacher takes a good part of a step: try 8. Samples stay
+    More helps where responses are long, of different lengths, and the teacher takes a good part of a step: try 16. Samples stay
     the same; what the teacher scores together changes, and with it rounding."""
 
     def __post_init__(self) -> None:
