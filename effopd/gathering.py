@@ -1,13 +1,18 @@
-"""Everything that an update trains on: responses, and what teacher, reference and verifier say of them."""
+"""Everything that an update trains on: responses, and what teacher, reference and verifier say of them.
+
+Responses come in pieces, and teacher and verifier are asked about each as soon as it is there. What a piece holds and the order
+in which pieces are put together do not depend on which of them was first.
+"""
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from effopd.config.schema import RunConfig
 from effopd.errors import RolloutError
-from effopd.handles import as_scored
+from effopd.handles import as_scored, joined
 from effopd.roles import Roles
 from effopd.seeds import derive_seed
 from effopd.types import (
@@ -18,21 +23,33 @@ from effopd.types import (
     Prompt,
     RolloutHandle,
     RunState,
+    ScoredHandle,
 )
 
 Rewards = dict[tuple[str, int], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Some responses of a batch, and what was asked about them. The answers are waited for once."""
+
+    rollouts: RolloutHandle
+    scored: Callable[[], ScoredHandle]
+    """Where no teacher is needed, as nobody has scored them."""
+    rewards: Callable[[], list[float]] | None
+    """None where no verifier is asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """The responses of one update, before teacher and reference have seen them."""
+    """The responses of one update, before one has waited for teacher and verifier."""
 
     data_position: int
     """Of the first batch of prompts in the stream."""
-    drawn: tuple[RolloutHandle, ...]
-    """One per batch of prompts that was not empty."""
-    prompts: tuple[tuple[Prompt, ...], ...]
-    """Likewise."""
+    drawn: tuple[tuple[Piece, ...], ...]
+    """One per batch of prompts that was not empty, in the order of the prompts."""
+    num_prompts: int
+    """Of all these batches."""
     num_prompt_batches: int
     rewards: Rewards
     """Of all responses, where sampling had to know them: empty without dynamic sampling."""
@@ -46,20 +63,21 @@ def gather(config: RunConfig, roles: Roles, needs: AlgorithmNeeds, state: RunSta
     With `algo.dynamic_sampling`, batches of prompts are drawn until `rollout.prompts_per_step` groups of responses differ
     in their rewards, and only those are kept. Raises RolloutError when `algo.max_sampling_rounds` do not suffice.
     """
-    gathered = score(roles, needs, sample(config, roles, state.step, state.data_position, version))
+    gathered = score(roles, needs, sample(config, roles, needs, state.step, state.data_position, version))
     roles.tracker.count_train_rewards(gathered.num_rewards)
     return gathered
 
 
-def sample(config: RunConfig, roles: Roles, step: int, data_position: int, version: PolicyVersion) -> Sampled:
-    """Sample what the update after `step` trains on: all that needs samplers. Errors are those of `gather`."""
+def sample(
+    config: RunConfig, roles: Roles, needs: AlgorithmNeeds, step: int, data_position: int, version: PolicyVersion
+) -> Sampled:
+    """Sample what the update after `step` trains on: return when samplers are done. Errors are those of `gather`."""
     is_dynamic = config.algo.dynamic_sampling and roles.verifier is not None  # a recording holds what was kept
     wanted = config.rollout.prompts_per_step
     seen: set[str] = set()
     all_rewards: Rewards = {}
     kept: list[Rewards] = []
-    drawn: list[RolloutHandle] = []
-    asked: list[tuple[Prompt, ...]] = []
+    drawn: list[tuple[Piece, ...]] = []
     num_rounds = 0
     while num_rounds == 0 or (is_dynamic and _num_groups(kept) < wanted):
         if num_rounds == config.algo.max_sampling_rounds:
@@ -76,16 +94,15 @@ def sample(config: RunConfig, roles: Roles, step: int, data_position: int, versi
             continue
         seen.update(prompt.prompt_id for prompt in prompts)
         request = training_request(config, prompts, step, num_rounds - 1)
-        drawn.append(roles.sampler.generate(request, version))
-        asked.append(prompts)
+        drawn.append(_drawn(roles, needs, request, version))
         if is_dynamic:
-            rewards = _rewards(roles, drawn[-1], prompts)
+            rewards = _rewards(roles, drawn[-1])
             all_rewards |= rewards
             kept.append(_informative(rewards, wanted - _num_groups(kept)))
     return Sampled(
         data_position=data_position,
         drawn=tuple(drawn),
-        prompts=tuple(asked),
+        num_prompts=len(seen),
         num_prompt_batches=num_rounds,
         rewards=all_rewards,
         kept=tuple(kept),
@@ -93,31 +110,28 @@ def sample(config: RunConfig, roles: Roles, step: int, data_position: int, versi
 
 
 def score(roles: Roles, needs: AlgorithmNeeds, sampled: Sampled) -> Gathered:
-    """Ask verifier, teacher and reference for what `needs` names: all that needs no sampler."""
+    """Wait for what verifier and teacher say, and ask the reference, where `needs` names them: all that needs no sampler."""
     all_rewards, kept = sampled.rewards, sampled.kept
     if needs.rewards and roles.verifier is not None and not kept:
-        kept = tuple(_rewards(roles, *batch) for batch in zip(sampled.drawn, sampled.prompts, strict=True))
+        kept = tuple(_rewards(roles, pieces) for pieces in sampled.drawn)
         all_rewards = {key: reward for rewards in kept for key, reward in rewards.items()}
     batches = []
-    for index, rollouts in enumerate(sampled.drawn):
-        scored = as_scored(rollouts)
-        if needs.teacher is not None:
-            assert roles.teacher is not None
-            scored = roles.teacher.score(rollouts, needs.teacher)
+    for index, pieces in enumerate(sampled.drawn):
+        scored = joined([piece.scored() for piece in pieces])
         if needs.reference and roles.reference is not None:
             scored = roles.reference.score_reference(scored)
         batches.append(replace(scored, rewards=kept[index]) if kept else scored)
-    summaries = [summary for rollouts in sampled.drawn for summary in rollouts.summaries]
+    drawn = [joined([piece.rollouts for piece in pieces]) for pieces in sampled.drawn]
+    summaries = [summary for rollouts in drawn for summary in rollouts.summaries]
     metrics = {
         "response_len": sum(summary.response_len for summary in summaries) / len(summaries),
         "truncated_fraction": sum(summary.is_truncated for summary in summaries) / len(summaries),
     }
     if all_rewards:
-        num_prompts = sum(len(prompts) for prompts in sampled.prompts)
         metrics["reward"] = sum(all_rewards.values()) / len(all_rewards)
-        metrics["informative_fraction"] = _num_groups([_informative(all_rewards, None)]) / num_prompts
+        metrics["informative_fraction"] = _num_groups([_informative(all_rewards, None)]) / sampled.num_prompts
     return Gathered(
-        rollouts=sampled.drawn[0],
+        rollouts=drawn[0],
         batches=tuple(batches),
         num_prompt_batches=sampled.num_prompt_batches,
         num_generated_tokens=sum(summary.response_len for summary in summaries),
@@ -141,12 +155,36 @@ def training_request(
     )
 
 
-def _rewards(roles: Roles, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Rewards:
-    assert roles.verifier is not None
-    with roles.tracker.phase("verify"):
-        rewards = roles.verifier.rewards(rollouts, prompts)
-    keys = [(summary.prompt_id, summary.sample_index) for summary in rollouts.summaries]
-    return dict(zip(keys, rewards, strict=True))
+def _drawn(roles: Roles, needs: AlgorithmNeeds, request: GenerateRequest, version: PolicyVersion) -> tuple[Piece, ...]:
+    """Sample, and ask about every piece when it is there. Return them in the order of the prompts."""
+    pieces = {
+        number: _asked_about(roles, needs, rollouts, request.prompts)
+        for number, rollouts in roles.sampler.stream(request, version)
+    }
+    return tuple(pieces[number] for number in sorted(pieces))
+
+
+def _asked_about(roles: Roles, needs: AlgorithmNeeds, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Piece:
+    """Ask teacher and verifier about `rollouts`, which answer some of `prompts`, and do not wait for them."""
+    scored, rewards = partial(as_scored, rollouts), None
+    if needs.teacher is not None:
+        assert roles.teacher is not None
+        scored = roles.teacher.begin_score(rollouts, needs.teacher)
+    if needs.rewards and roles.verifier is not None:
+        answered = {summary.prompt_id for summary in rollouts.summaries}
+        rewards = roles.verifier.begin_rewards(rollouts, [prompt for prompt in prompts if prompt.prompt_id in answered])
+    return Piece(rollouts=rollouts, scored=scored, rewards=rewards)
+
+
+def _rewards(roles: Roles, pieces: Iterable[Piece]) -> Rewards:
+    rewards: Rewards = {}
+    for piece in pieces:
+        assert piece.rewards is not None, "there is a verifier, and rewards are needed"
+        with roles.tracker.phase("verify"):
+            scores = piece.rewards()
+        keys = [(summary.prompt_id, summary.sample_index) for summary in piece.rollouts.summaries]
+        rewards |= dict(zip(keys, scores, strict=True))
+    return rewards
 
 
 def _informative(rewards: Rewards, max_groups: int | None) -> Rewards:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from effopd.types import FinishReason, Rollout, RolloutHandle, RolloutSummary, ScoredHandle, ScoredRollout
 
+Handle = TypeVar("Handle", RolloutHandle, ScoredHandle)
 Item = TypeVar("Item")
 
 
@@ -45,6 +46,16 @@ def regroup(items: Sequence[Item], parts: Iterable[Sized]) -> list[list[Item]]:
     ends = list(itertools.accumulate(len(part) for part in parts))
     assert len(items) == (ends[-1] if ends else 0), f"{len(items)} items for parts that end at {ends}"
     return [list(items[start:end]) for start, end in itertools.pairwise([0, *ends])]
+
+
+def joined(pieces: Sequence[Handle]) -> Handle:
+    """Return pieces of one batch, at least one and in the order of its prompts, as one."""
+    parts = zip(*(piece.parts for piece in pieces), strict=True)
+    return replace(
+        pieces[0],
+        parts=tuple(tuple(itertools.chain.from_iterable(own)) for own in parts),
+        summaries=tuple(summary for piece in pieces for summary in piece.summaries),
+    )
 
 
 def as_scored(rollouts: RolloutHandle) -> ScoredHandle:

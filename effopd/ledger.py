@@ -4,6 +4,7 @@ Time is a partition: every second between the first phase and now belongs to exa
 open, so the parts add up to the wall clock by construction. A phase opened inside another is not counted again: its time
 belongs to the outermost one, so "gate" holds the sampling, scoring and publishing that a trigger does. What is sampled and
 scored ahead of the learner takes time beside this one and is not in it: "wait" is what the learner still had to wait for it.
+Likewise "score" and "verify" are what is left of scoring when all is sampled: with `pipeline.num_pieces` much is done by then.
 """
 
 import time

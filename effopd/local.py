@@ -3,8 +3,9 @@
 There is one sampler, one learner rank and one part to every handle, and a part is the list itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -77,6 +78,10 @@ class LocalSampler:
             rollouts = self._engine.generate(request, version)
         return RolloutHandle(parts=((rollouts,),), summaries=tuple(summarise(rollouts)), policy_version=version)
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        # Nobody could score a piece while this process samples the next.
+        yield 0, self.generate(request, version)
+
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return _rollouts(rollouts)[:num_rollouts]
 
@@ -99,6 +104,9 @@ class LocalTeacher:
             policy_version=rollouts.policy_version,
         )
 
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
+        return partial(self.score, rollouts, payload)
+
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
         with self._phase("score"), self.lane.span("score"):
             scored = self._engine.score_reference(to_train_on(_items(batch), None))
@@ -113,6 +121,9 @@ class LocalVerifier:
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         with self.lane.span("verify"):
             return self._pool.scores(items_of(_rollouts(rollouts), {prompt.prompt_id: prompt for prompt in prompts}))
+
+    def begin_rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Callable[[], list[float]]:
+        return partial(self.rewards, rollouts, prompts)
 
     def close(self) -> None:
         self._pool.close()

@@ -94,8 +94,9 @@ class _Batch:
 class Ahead:
     """Samples up to `pipeline.max_staleness` batches ahead.
 
-    One thread samples and another scores, each batch after batch, so that samplers are at the next one while teacher and
-    verifier are at the last. They wait for actors and do no work themselves.
+    One thread waits for samplers, and asks teacher and verifier about what they have finished; another waits for what these say.
+    Each goes from batch to batch, so that samplers are at the next one while teacher and verifier are at the last. They do no work
+    themselves.
     """
 
     def __init__(self, config: RunConfig, roles: Roles, needs: AlgorithmNeeds, state: RunState) -> None:
@@ -171,7 +172,7 @@ class Ahead:
         return is_due(number) or (self._config.accelerate.max_kl_increase is not None and is_due(number - 1))
 
     def _sample(self, number: int, version: PolicyVersion) -> Sampled:
-        sampled = sample(self._config, self._roles, number, self._data_position, version)
+        sampled = sample(self._config, self._roles, self._needs, number, self._data_position, version)
         self._data_position += sampled.num_prompt_batches
         return sampled
 

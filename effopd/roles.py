@@ -4,7 +4,7 @@
 `cluster.runtime=ray` with groups of actors; the code that uses them is the same. Handles stay opaque to the driver.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,6 +48,13 @@ class Sampler(Protocol):
         """Sample from the weights `version`. Raises WeightSyncError when other weights are loaded."""
         ...
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        """Sample the same, and yield it in pieces, each as soon as it is finished, with its number in the order of the prompts.
+
+        Which prompts are one piece depends on the request and the settings alone. There may be one piece only.
+        """
+        ...
+
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         """Fetch a few responses, for people to read."""
         ...
@@ -69,6 +76,10 @@ class Teacher(Protocol):
         """Attach the teacher's payload to every response."""
         ...
 
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
+        """Return a function that returns the same. Where others do the work, they begin at once, and the function waits."""
+        ...
+
 
 class Reference(Protocol):
     """The student as it was before training."""
@@ -83,6 +94,10 @@ class Verifier(Protocol):
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         """Return one score in [0, 1] per entry of `rollouts.summaries`, in that order."""
+        ...
+
+    def begin_rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Callable[[], list[float]]:
+        """Return a function that returns the same; see `Teacher.begin_score`."""
         ...
 
 
@@ -191,8 +206,8 @@ class Tracker(Protocol):
 class Roles:
     """The cast of a run.
 
-    With `pipeline.max_staleness` one thread samples and another scores while the loop's trains: then prompts, sampler and
-    verifier, and teacher, reference and verifier, are called from these.
+    With `pipeline.max_staleness` one thread samples, and asks teacher and verifier about what it has, and another waits for what
+    these say, and asks the reference, while the loop's trains.
     """
 
     prompts: PromptStream

@@ -1,8 +1,9 @@
 """What an update trains on, gathered from deterministic stand-ins for the roles."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import torch
@@ -44,6 +45,9 @@ class Stage:
     positions: list[int] = field(default_factory=list)
     num_verified: int = 0
     num_counted: int = 0
+    finished: Sequence[int] | None = None
+    """The order in which prompts are finished, each of which is a piece then; None: all are one."""
+    events: list[str] = field(default_factory=list)
 
     def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
         self.positions.append(position)
@@ -54,6 +58,7 @@ class Stage:
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         assert request.prompts, "nothing to sample"
         self.requests.append(request)
+        self.events.append("sampled " + "".join(prompt.prompt_id for prompt in request.prompts))
         rollouts = [
             Rollout(
                 prompt_id=prompt.prompt_id,
@@ -71,6 +76,13 @@ class Stage:
         ]
         return RolloutHandle(parts=((rollouts,),), summaries=tuple(summarise(rollouts)), policy_version=version)
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        if self.finished is None:
+            yield 0, self.generate(request, version)
+            return
+        for number in self.finished:
+            yield number, self.generate(replace(request, prompts=request.prompts[number : number + 1]), version)
+
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         raise AssertionError("nobody looks")
 
@@ -87,6 +99,14 @@ class Stage:
         scored = [ScoredRollout(rollout=item, teacher=TeacherScores(sampled=item.rollout_logprobs)) for item in items]
         return ScoredHandle(parts=((scored,),), summaries=rollouts.summaries, policy_version=rollouts.policy_version)
 
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
+        self.events.append("asked the teacher about " + names_in(rollouts))
+        return partial(self.score, rollouts, payload)
+
+    def begin_rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Callable[[], list[float]]:
+        self.events.append("asked the verifier about " + names_in(rollouts))
+        return partial(self.rewards, rollouts, prompts)
+
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
         scored = [
             replace(item, reference_logprobs=item.rollout.rollout_logprobs - 1)
@@ -99,6 +119,10 @@ class Stage:
 
     def count_train_rewards(self, num_rewards: int) -> None:
         self.num_counted += num_rewards
+
+
+def names_in(rollouts: RolloutHandle) -> str:
+    return "".join(dict.fromkeys(summary.prompt_id for summary in rollouts.summaries))
 
 
 def roles(stage: Stage, **absent: None) -> Roles:
@@ -129,7 +153,7 @@ def gathered(
 
 def trained_on(result: Gathered) -> list[ScoredRollout]:
     """What the learner makes of the batches."""
-    items = [item for batch in result.batches for item in batch.parts[0][0]]
+    items = [item for batch in result.batches for piece in batch.parts[0] for item in piece]
     return to_train_on(items, rewards_of(result.batches))
 
 
@@ -247,6 +271,30 @@ def test_teacher_reference_and_rewards_meet_at_the_same_response() -> None:
         assert item.teacher is not None and item.teacher.sampled is not None
         assert item.reference_logprobs is not None
         assert item.reference_logprobs.tolist() == [-1.0] * item.rollout.response_len
+
+
+def test_teacher_and_verifier_are_asked_about_a_piece_before_the_next_is_finished() -> None:
+    stage = Stage(["abc"], finished=[1, 2, 0])
+    gathered(stage, AlgorithmNeeds(teacher=TeacherPayload.SAMPLED, rewards=True), is_dynamic=False)
+    assert stage.events == [
+        event
+        for name in "bca"
+        for event in (f"sampled {name}", f"asked the teacher about {name}", f"asked the verifier about {name}")
+    ]
+
+
+@pytest.mark.parametrize("is_dynamic", [False, True])
+def test_pieces_are_trained_on_in_the_order_of_the_prompts_whichever_is_finished_first(is_dynamic: bool) -> None:
+    # With dynamic sampling the first batch, whose responses are all right, is not trained on.
+    def result(finished: Sequence[int] | None) -> Gathered:
+        stage = Stage(["xyz", "abc"], {**dict.fromkeys("xyz", RIGHT), "b": (0.0, 1.0)}, finished=finished)
+        return gathered(stage, AlgorithmNeeds(teacher=TeacherPayload.SAMPLED, rewards=True), is_dynamic=is_dynamic)
+
+    whole, cut = result(None), result([2, 0, 1])
+    assert names(cut) == names(whole) == list("aabbcc" if is_dynamic else "xxyyzz")
+    assert [item.reward for item in trained_on(cut)] == [item.reward for item in trained_on(whole)]
+    assert cut.rollouts.summaries == whole.rollouts.summaries
+    assert cut.metrics == whole.metrics
 
 
 def test_a_recording_which_has_no_verifier_is_replayed_as_it_was_kept() -> None:

@@ -3,9 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -74,12 +75,21 @@ class World:
         self.is_sampling = False
         return RolloutHandle(parts=((),), summaries=summaries, policy_version=version)
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        yield 0, self.generate(request, version)
+
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
         return as_scored(rollouts)
+
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
+        return partial(self.score, rollouts, payload)
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         (prompt,) = prompts
         return [1.0, 1.0 if prompt.prompt_id in self.boring else 0.0]
+
+    def begin_rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Callable[[], list[float]]:
+        return partial(self.rewards, rollouts, prompts)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()

@@ -2,8 +2,9 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,11 +71,17 @@ class FakeRun:
         )
         return RolloutHandle(parts=((),), summaries=(summary,), policy_version=version)
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        yield 0, self.generate(request, version)
+
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list:
         return []
 
     def score(self, rollouts: RolloutHandle, payload: object) -> ScoredHandle:
         return as_scored(rollouts)
+
+    def begin_score(self, rollouts: RolloutHandle, payload: object) -> Callable[[], ScoredHandle]:
+        return partial(self.score, rollouts, payload)
 
     def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
         self.events.append("update")

@@ -87,6 +87,7 @@ def build_ray(config: RunConfig, inputs: RunInputs, run_dir: Path, session: RayS
         references=tuple(members[spec.name] for spec in specs if spec.name.startswith("reference")),
         learners=tuple(actors[spec.name] for spec in learners),
         verifier=None if config.data.verifier is None else verifiers.get(config.data.verifier),
+        num_pieces=config.pipeline.num_pieces,
     )
     # Small processes first: what they refuse is known before the engines have started.
     wait_until_ready(verifiers.values())
@@ -190,6 +191,8 @@ def sampler_specs(config: RunConfig, student: ModelFiles, gpus: int) -> list[Act
             num_threads=config.rollout.num_threads,
             memory_gib=sampler_gib(config.rollout, gpus),
             max_restarts=config.cluster.max_restarts,
+            # A call waits for each piece, and one more must find a thread, such as a look at who was replaced.
+            max_concurrency=config.pipeline.num_pieces + 1 if config.pipeline.num_pieces > 1 else 1,
         )
         for index in range(config.rollout.num_samplers)
     ]

@@ -27,6 +27,8 @@ class ActorCast:
     references: tuple[Member, ...]
     learners: tuple[ActorHandle, ...]
     verifier: Member | None
+    num_pieces: int
+    """`pipeline.num_pieces`."""
 
     def sampler(self, phase: Phase) -> RaySampler:
         learner = self.learner(phase)
@@ -34,7 +36,7 @@ class ActorCast:
         def staged() -> AbstractContextManager[Publication | None]:
             return nullcontext(learner.staged())
 
-        return RaySampler(self.samplers, self.routes, len(self.learners), phase, staged)
+        return RaySampler(self.samplers, self.routes, len(self.learners), phase, staged, self.num_pieces)
 
     def teacher(self, phase: Phase) -> RayTeacher | None:
         return RayTeacher(self.teachers, phase) if self.teachers else None

@@ -1,24 +1,36 @@
 """Samplers: one engine per actor, prompts spread over all of them. One that dies is replaced; see `supervision.py`."""
 
-import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from effopd.actors.pieces import PieceRequest, Sharing
 from effopd.actors.run_actor import RunActor
-from effopd.actors.supervision import Member, Request, answers_to, get_from, make_ready
+from effopd.actors.supervision import (
+    Answer,
+    Member,
+    Request,
+    answers_as_they_come,
+    answers_to,
+    ask,
+    get_from,
+    make_ready,
+)
 from effopd.actors.weight_routes import WeightRoutes, copies_of
+from effopd.background import Background
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.build import SamplerEngine, build_sampler
 from effopd.errors import NotReadyError, WeightsLostError
-from effopd.handles import part_of_prompt, split_by_prompt, split_evenly, summarise
-from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout, RolloutHandle, RolloutSummary
+from effopd.handles import joined, part_of_prompt, split_by_prompt, split_evenly, summarise
+from effopd.timeline import Span
+from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout, RolloutHandle
 
 Staged = Callable[[], AbstractContextManager[Publication | None]]
 """Gives what lies in shared memory at the moment, for as long as the context is open; None if nothing does."""
@@ -30,7 +42,8 @@ def nothing_staged() -> AbstractContextManager[None]:
 
 @ray.remote
 class SamplerActor(RunActor):
-    """One engine."""
+    """One engine, on a thread of its own: it is started, loaded and run there, one thing after another, whichever of Ray's
+    threads a call comes on."""
 
     def __init__(
         self, config: RolloutConfig, model_path: str, *, max_model_len: int, device: Device, seed: int
@@ -40,9 +53,14 @@ class SamplerActor(RunActor):
         self._build = partial(build_sampler, config, model_path, max_model_len=max_model_len, device=device, seed=seed)
         self._engine: SamplerEngine | None = None
         self._has_weights = False
+        self._thread: Background[Any] = Background("engine")
+        self._sharing = Sharing()
 
     def ready(self) -> None:
         """Return once the engine stands."""
+        self._thread.submit(self._start).result()
+
+    def _start(self) -> None:
         if self._engine is None:
             self._engine = self._build()
 
@@ -52,10 +70,16 @@ class SamplerActor(RunActor):
             raise NotReadyError("ready() comes first")
         return self._engine
 
+    def spans(self) -> tuple[Span, ...]:
+        return self._thread.submit(self._lane.spans).result()  # behind what the engine is at, whose span is not over
+
     def first(self, rollouts: list[Rollout], num_rollouts: int) -> list[Rollout]:
         return rollouts[:num_rollouts]
 
     def load(self, publication: Publication) -> None:
+        self._thread.submit(partial(self._load, publication)).result()
+
+    def _load(self, publication: Publication) -> None:
         with self._lane.span("load"):
             self._running.load(publication)
         self._has_weights = True
@@ -64,12 +88,42 @@ class SamplerActor(RunActor):
         self, request: GenerateRequest, version: PolicyVersion, num_parts: int, start: int, num_prompts: int
     ) -> tuple:
         """Return the summaries of every part that is not empty, then these parts; see `handles.split_by_prompt`."""
+        (sampled,) = self._begin(request, version, num_pieces=1)
+        return _in_parts(sampled.result(), num_parts, start, num_prompts)
+
+    def piece(self, asked: PieceRequest) -> tuple:
+        """Return the same of one piece of a share, as soon as that is finished."""
+
+        def begin() -> list[Future[list[Rollout]]]:
+            return self._begin(ray.get(asked.share), asked.version, asked.num_pieces)
+
+        sampled = self._sharing.take(asked, begin).result()
+        return _in_parts(sampled, asked.num_parts, asked.start, asked.num_prompts)
+
+    def _begin(self, request: GenerateRequest, version: PolicyVersion, num_pieces: int) -> list[Future[list[Rollout]]]:
+        """Return the pieces that `request` will be sampled in."""
         if not self._has_weights:
             raise NotReadyError("load() comes first")
-        with self._lane.span("generate"):
-            split = split_by_prompt(self._running.generate(request, version), num_parts, start, num_prompts)
-        parts = [part for part in split if part]
-        return tuple(summarise(part) for part in parts), *parts
+        pieces: list[Future[list[Rollout]]] = [Future() for _ in range(num_pieces)]
+        self._thread.submit(partial(self._sample, request, version, pieces))
+        return pieces
+
+    def _sample(
+        self, request: GenerateRequest, version: PolicyVersion, pieces: Sequence[Future[list[Rollout]]]
+    ) -> None:
+        try:
+            with self._lane.span("generate"):
+                for number, rollouts in self._running.stream(request, version, len(pieces)):
+                    pieces[number].set_result(rollouts)
+        except BaseException as error:  # whoever waits for a piece is told
+            for piece in pieces:
+                if not piece.done():
+                    piece.set_exception(error)
+
+
+def _in_parts(rollouts: list[Rollout], num_parts: int, start: int, num_prompts: int) -> tuple:
+    parts = [part for part in split_by_prompt(rollouts, num_parts, start, num_prompts) if part]
+    return tuple(summarise(part) for part in parts), *parts
 
 
 class RaySampler:
@@ -82,13 +136,16 @@ class RaySampler:
         num_parts: int,
         phase: Callable[[str], AbstractContextManager[None]],
         staged: Staged,
+        num_pieces: int = 1,
     ) -> None:
-        """`num_parts` is the number of learner ranks that handles are made for, `staged` what a replacement can load."""
+        """`num_parts` is the number of learner ranks that handles are made for, `staged` what a replacement can load,
+        `num_pieces` is `pipeline.num_pieces`."""
         self._members = members
         self._routes = routes
         self._num_parts = num_parts
         self._phase = phase
         self._staged = staged
+        self._num_pieces = num_pieces
 
     def load(self, publication: Publication) -> None:
         routed = list(zip(self._members, self._routes.receivers, strict=True))
@@ -104,7 +161,6 @@ class RaySampler:
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> RolloutHandle:
         """Sample. Raises WeightsLostError when a sampler had to be replaced and other weights are staged than `version`."""
-
         num_prompts = len(request.prompts)
 
         def asking(share: tuple[Prompt, ...], start: int, num_own: int) -> Callable[[ActorHandle], list[ObjectRef]]:
@@ -113,27 +169,74 @@ class RaySampler:
             )
 
         requests, own_parts = [], []
-        start = 0
-        for member, share in zip(self._members, split_evenly(request.prompts, len(self._members)), strict=True):
-            indices = range(start, start + len(share))
-            own = sorted({part_of_prompt(index, num_prompts, self._num_parts) for index in indices})
-            if own:
-                requests.append(Request(member, asking(share, start, len(own))))
-                own_parts.append(own)
-            start += len(share)
+        for member, share, start in self._shares(request.prompts):
+            own_parts.append(self._parts_of(start, len(share), num_prompts))
+            requests.append(Request(member, asking(share, start, len(own_parts[-1]))))
         with self._phase("generate"):
-            answered, answers = answers_to(requests, f"sampling from weights {version}", self._with_weights(version))
-        parts: list[list[ObjectRef]] = [[] for _ in range(self._num_parts)]
-        summaries: list[list[RolloutSummary]] = [[] for _ in range(self._num_parts)]
-        for own, by_part, (_, *references) in zip(own_parts, answered, answers, strict=True):
-            for part, of_part, reference in zip(own, by_part, references, strict=True):
-                parts[part].append(reference)
-                summaries[part] += of_part
-        return RolloutHandle(
-            parts=tuple(map(tuple, parts)),
-            summaries=tuple(itertools.chain.from_iterable(summaries)),
-            policy_version=version,
-        )
+            answers = sorted(self._answers(requests, version), key=lambda answer: answer.number)
+        return joined([self._handle(answer, own_parts[answer.number], version) for answer in answers])
+
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        """Sample, and yield `num_pieces` pieces of every sampler's share; with one, the whole batch. Errors are those of
+        `generate`."""
+        if self._num_pieces == 1:
+            yield 0, self.generate(request, version)
+            return
+        num_prompts = len(request.prompts)
+
+        def asking(asked: PieceRequest, num_own: int) -> Callable[[ActorHandle], list[ObjectRef]]:
+            return lambda actor: actor.piece.options(num_returns=1 + num_own).remote(asked)
+
+        requests, own_parts = [], []
+        for member, share, start in self._shares(request.prompts):
+            # Once, and not in every call: prompts can be long.
+            reference = ray.put(replace(request, prompts=share))
+            pieces = split_evenly(share, min(self._num_pieces, len(share)))
+            for number, prompts in enumerate(pieces):
+                asked = PieceRequest(
+                    share=reference,
+                    version=version,
+                    num_pieces=len(pieces),
+                    piece=number,
+                    num_parts=self._num_parts,
+                    start=start,
+                    num_prompts=num_prompts,
+                )
+                own_parts.append(self._parts_of(start, len(prompts), num_prompts))
+                requests.append(Request(member, asking(asked, len(own_parts[-1]))))
+                start += len(prompts)
+        answers = self._answers(requests, version)
+        while True:
+            with self._phase("generate"):
+                answer = next(answers, None)
+            if answer is None:
+                return
+            yield answer.number, self._handle(answer, own_parts[answer.number], version)
+
+    def _answers(self, requests: Sequence[Request], version: PolicyVersion) -> Iterator[Answer]:
+        doing = f"sampling from weights {version}"
+        yield from answers_as_they_come(ask(requests), doing, self._with_weights(version))
+
+    def _shares(self, prompts: tuple[Prompt, ...]) -> Iterator[tuple[Member, tuple[Prompt, ...], int]]:
+        """Yield the members that have something to do, their prompts, and the number of the first of them."""
+        start = 0
+        for member, share in zip(self._members, split_evenly(prompts, len(self._members)), strict=True):
+            if share:
+                yield member, share, start
+            start += len(share)
+
+    def _parts_of(self, start: int, num_own: int, num_prompts: int) -> list[int]:
+        """Return the parts that `num_own` prompts from number `start` on belong to."""
+        indices = range(start, start + num_own)
+        return sorted({part_of_prompt(index, num_prompts, self._num_parts) for index in indices})
+
+    def _handle(self, answer: Answer, own_parts: list[int], version: PolicyVersion) -> RolloutHandle:
+        """Return the handle of one answer, which holds `own_parts`."""
+        parts: list[tuple[object, ...]] = [()] * self._num_parts
+        for part, reference in zip(own_parts, answer.references[1:], strict=True):
+            parts[part] = (reference,)
+        summaries = tuple(summary for of_part in answer.first for summary in of_part)
+        return RolloutHandle(parts=tuple(parts), summaries=summaries, policy_version=version)
 
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         fetched: list[Rollout] = []
@@ -156,6 +259,7 @@ class RaySampler:
                 self._num_parts,
                 self._phase,
                 nothing_staged,
+                self._num_pieces,
             )
             for share in shares
         ]

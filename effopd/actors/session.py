@@ -62,6 +62,8 @@ class ActorSpec:
     """Host memory of its own that it takes at least."""
     max_restarts: int = 0
     """Times that Ray starts it again when it dies; 0 for what holds something that no other has."""
+    max_concurrency: int = 1
+    """Calls that it works on at once, each on a thread of its own."""
     place: Place = Place.ANYWHERE
     max_task_retries: int = -1
     """How often Ray may repeat a call whose connection broke, as when a network is down for some seconds; -1 means for ever. It
@@ -311,6 +313,7 @@ def _start(spec: ActorSpec, reserved: PlacementGroup | None) -> ActorHandle:
         num_cpus=0,
         num_gpus=spec.num_gpus,
         max_restarts=spec.max_restarts,
+        max_concurrency=spec.max_concurrency,
         max_task_retries=spec.max_task_retries,
         scheduling_strategy=(
             NodeAffinitySchedulingStrategy(spec.node_id, soft=False)

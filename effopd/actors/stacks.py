@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ _NUM_UNCHANGED_LOOKS = 3
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
 _NUM_FRAMES = 3
+_CALL = "actor_method_executor"
+"""The function of Ray's from which a method is called, but for one that may trace it."""
+_TRACED_CALL = "_resume_span"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +45,13 @@ class Sighting:
 
     @property
     def place(self) -> str | None:
-        """Where the main thread is, e.g. `wait (threading.py:327) < update (learner.py:82)`; None when it is not known."""
-        for thread in self.stacks.split("\n\n"):
-            frames = list(_FRAME.finditer(thread))
-            if frames and frames[-1]["function"] == "<module>":  # which Python was started with
-                return " < ".join(
-                    f"{frame['function']} ({Path(frame['file']).name}:{frame['line']})"
-                    for frame in frames[:_NUM_FRAMES]
-                )
-        return None
+        """Where the thread is that does the work, e.g. `wait (threading.py:327) < update (learner.py:82)`; None when it is not
+        known."""
+        threads = _threads(self.stacks)
+        working = [frames for frames in threads if _is_at_background_work(frames)]  # calls wait for it
+        in_calls = [frames for frames in threads if any(frame["function"] == _CALL for frame in frames)]
+        main = [frames for frames in threads if frames[-1]["function"] == "<module>"]  # which Python was started with
+        return next((_innermost(frames) for frames in (*working, *in_calls, *main)), None)
 
 
 def expose_stacks() -> None:
@@ -89,10 +90,39 @@ def look_at(actor_ids: Collection[str]) -> dict[str, Sighting]:
         with suppress(ProcessLookupError):
             os.kill(_pid(path), signal.SIGUSR1)
     _wait_until_written(starts)
-    return {
-        actor_id: Sighting(pid=_pid(path), phase=phases[path], stacks=_text_from(path, starts[path]))
-        for actor_id, path in files.items()
-    }
+    sightings = {}
+    for actor_id, path in files.items():
+        stacks = _text_from(path, starts[path])
+        sightings[actor_id] = Sighting(pid=_pid(path), phase=_method_in(stacks) or phases[path], stacks=stacks)
+    return sightings
+
+
+def _threads(stacks: str) -> list[list[re.Match[str]]]:
+    """Return the frames of every thread that has some, innermost first."""
+    threads = [list(_FRAME.finditer(thread)) for thread in stacks.split("\n\n")]
+    return [frames for frames in threads if frames]
+
+
+def _is_at_background_work(frames: Sequence[re.Match[str]]) -> bool:
+    """Return whether a thread is one of `effopd.background` that has something to do."""
+    return any(Path(frame["file"]).name == "background.py" for frame in frames[1:])
+
+
+def _method_in(stacks: str) -> str | None:
+    """Return `in update` for an actor that is in that method. The title of its process tells of the call that began or ended last
+    alone, and an actor may work on several."""
+    for frames in _threads(stacks):
+        functions = [frame["function"] for frame in frames]
+        if _CALL in functions:
+            inside = [name for name in functions[: functions.index(_CALL)] if name != _TRACED_CALL]
+            return f"in {inside[-1]}" if inside else None
+    return None
+
+
+def _innermost(frames: Sequence[re.Match[str]]) -> str:
+    return " < ".join(
+        f"{frame['function']} ({Path(frame['file']).name}:{frame['line']})" for frame in frames[:_NUM_FRAMES]
+    )
 
 
 def _wait_until_written(starts: Mapping[Path, int]) -> None:

@@ -13,8 +13,9 @@ answer within `cluster.hang_seconds` is reported and killed, and then dead like 
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import ObjectRef
@@ -55,22 +56,61 @@ class Request:
     """Return the references of the answer. The first tells that all are there, or what became of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request on its way."""
+
+    request: Request
+    references: list[ObjectRef]
+    """Of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered with."""
+
+    number: int
+    """Of the request among those that were waited for."""
+    first: Any
+    """The first part."""
+    references: list[ObjectRef]
+    """Of all parts."""
+
+
+def ask(requests: Sequence[Request]) -> list[Asked]:
+    """Send requests, and do not wait. A death is noticed, and made up for, when somebody waits for the answers."""
+    return [Asked(request, request.ask(request.member.actor)) for request in requests]
+
+
 def answers_to(
     requests: Sequence[Request], doing: str, restore: Callable[[Member], None]
 ) -> tuple[list, list[list[ObjectRef]]]:
-    """Return, per request, the first part of its answer and the references of all parts.
+    """Return, per request, the first part of its answer and the references of all parts; see `answers_as_they_come`."""
+    return all_answers(ask(requests), doing, restore)
 
-    A member that dies is replaced, restored by `restore` and asked again, while the others go on.
+
+def all_answers(
+    asked: Sequence[Asked], doing: str, restore: Callable[[Member], None]
+) -> tuple[list, list[list[ObjectRef]]]:
+    """Do the same for requests that were sent before."""
+    answers = sorted(answers_as_they_come(asked, doing, restore), key=lambda answer: answer.number)
+    return [answer.first for answer in answers], [answer.references for answer in answers]
+
+
+def answers_as_they_come(asked: Sequence[Asked], doing: str, restore: Callable[[Member], None]) -> Iterator[Answer]:
+    """Yield the answer to every request once, when it is there.
+
+    A member that dies is replaced, restored by `restore` and asked again what it has not answered, while the others go on.
 
     Raises:
         ActorLostError: when a member's machine is gone, so that it cannot be started again there.
         EffOPDError: when a member has died more often than `cluster.max_restarts` allows, or a request cannot be met.
 
     """
-    answers = [request.ask(request.member.actor) for request in requests]
-    firsts: list = [None] * len(requests)
+    requests = [one.request for one in asked]
+    references = [one.references for one in asked]
     num_asked = [1] * len(requests)
-    pending = {answer[0]: index for index, answer in enumerate(answers)}
+    pending = {own[0]: index for index, own in enumerate(references)}
     num_deaths = dict.fromkeys((request.member.name for request in requests), 0)
     deaths_when_asked = [0] * len(requests)
     heard = dict.fromkeys(num_deaths, time.monotonic())
@@ -80,8 +120,9 @@ def answers_to(
             index = pending.pop(done)
             request = requests[index]
             name = request.member.name
+            heard[name] = time.monotonic()
             try:
-                firsts[index] = ray.get(done)
+                first = ray.get(done)
             except RayError as error:
                 if not _is_replaceable(error):
                     raise _final(error, request.member, doing, num_asked[index]) from error
@@ -89,12 +130,13 @@ def answers_to(
                 if deaths_when_asked[index] == num_deaths[name]:
                     _bring_back(request.member, doing, restore)
                     num_deaths[name] += 1
-                answers[index] = request.ask(request.member.actor)
+                references[index] = request.ask(request.member.actor)
                 num_asked[index] += 1
                 deaths_when_asked[index] = num_deaths[name]
-                pending[answers[index][0]] = index
-            heard[name] = time.monotonic()
-    return firsts, answers
+                pending[references[index][0]] = index
+                heard[name] = time.monotonic()
+                continue
+            yield Answer(index, first, references[index])
 
 
 def make_ready(member: Member) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, cycle
 
 import ray
 import torch
@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from effopd.actors.run_actor import RunActor
-from effopd.actors.supervision import Member, Request, answers_to, make_ready
+from effopd.actors.supervision import Member, Request, all_answers, answers_to, ask, make_ready
 from effopd.config.schema import Device, TeacherConfig
 from effopd.engines.deepspeed_setup import resolve_device
 from effopd.engines.hf_teacher import HFTeacher
@@ -73,19 +73,29 @@ class RayTeacher:
 
     def __init__(self, members: Sequence[Member], phase: Callable[[str], AbstractContextManager[None]]) -> None:
         self._members = members
+        self._turns = cycle(members)
         self._phase = phase
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
+        return self.begin_score(rollouts, payload)()
+
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
         def asking(parts: Sequence[object]) -> Callable[[ActorHandle], list[ObjectRef]]:
             return lambda actor: actor.score.options(num_returns=1 + len(parts)).remote(payload, *parts)
 
         with self._phase("score"):
-            summaries, answers = answers_to(self._dealt(rollouts.parts, asking), "scoring", make_ready)
-        return ScoredHandle(
-            parts=_scored_parts(answers, rollouts.parts),
-            summaries=tuple(summary for part in summaries for summary in part),
-            policy_version=rollouts.policy_version,
-        )
+            asked = ask(self._dealt(rollouts.parts, asking))
+
+        def scored() -> ScoredHandle:
+            with self._phase("score"):
+                summaries, answers = all_answers(asked, "scoring", make_ready)
+            return ScoredHandle(
+                parts=_scored_parts(answers, rollouts.parts),
+                summaries=tuple(summary for part in summaries for summary in part),
+                policy_version=rollouts.policy_version,
+            )
+
+        return scored
 
     def score_reference(self, batch: ScoredHandle) -> ScoredHandle:
         def asking(parts: Sequence[object]) -> Callable[[ActorHandle], list[ObjectRef]]:
@@ -100,10 +110,11 @@ class RayTeacher:
         parts: Sequence[Sequence[object]],
         asking: Callable[[Sequence[object]], Callable[[ActorHandle], list[ObjectRef]]],
     ) -> list[Request]:
-        """Return requests that together hold every reference once, in order."""
+        """Return requests that together hold every reference once, in order. Members take turns, also from batch to batch, for a
+        piece of one may be a single request."""
         references = list(chain.from_iterable(parts))
         shares = [share for share in split_evenly(references, CALLS_PER_MEMBER * len(self._members)) if share]
-        return [Request(self._members[index % len(self._members)], asking(share)) for index, share in enumerate(shares)]
+        return [Request(next(self._turns), asking(share)) for share in shares]
 
 
 def _scored_parts(

@@ -3,14 +3,12 @@
 One that dies is replaced.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
-from ray import ObjectRef
-from ray.actor import ActorHandle
 
 from effopd.actors.run_actor import RunActor
-from effopd.actors.supervision import Member, Request, answers_to, make_ready
+from effopd.actors.supervision import Member, Request, all_answers, ask, make_ready
 from effopd.errors import NotReadyError
 from effopd.rewards.pool import VerifierPool, items_of
 from effopd.types import Prompt, Rollout, RolloutHandle
@@ -46,11 +44,16 @@ class RayVerifier:
         self._member = member
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
+        return self.begin_rewards(rollouts, prompts)()
+
+    def begin_rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Callable[[], list[float]]:
         by_id = {prompt.prompt_id: prompt for prompt in prompts}
         references = [reference for part in rollouts.parts for reference in part]
 
-        def ask(actor: ActorHandle) -> list[ObjectRef]:
-            return [actor.rewards.remote(by_id, *references)]
+        asked = ask([Request(self._member, lambda actor: [actor.rewards.remote(by_id, *references)])])
 
-        (scores,), _ = answers_to([Request(self._member, ask)], "verifying", make_ready)
+        def scores() -> list[float]:
+            (answer,), _ = all_answers(asked, "verifying", make_ready)
+            return answer
+
         return scores

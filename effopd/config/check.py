@@ -270,7 +270,7 @@ def _cluster(config: RunConfig) -> Iterator[str]:
             yield f"{_shown(config, key, 'cluster.runtime')}: one process holds one of each role; add cluster=laptop"
     if config.cluster.address is not None:
         yield f"{_shown(config, 'cluster.address', 'cluster.runtime')}: only Ray has an address; add cluster=laptop"
-    keys = ["cluster.max_restarts", "cluster.hang_seconds", "pipeline.max_staleness"]
+    keys = ["cluster.max_restarts", "cluster.hang_seconds", "pipeline.max_staleness", "pipeline.num_pieces"]
     yield from _without_effect(config, keys, "in one process", "add cluster=laptop")
 
 
@@ -279,6 +279,12 @@ def _pipeline(config: RunConfig) -> Iterator[str]:
     if mode is not DebugMode.none:
         remedy = "leave it out"
         yield from _without_effect(config, ["pipeline.max_staleness"], f"with debug.mode={mode}", remedy)
+    if mode is DebugMode.train_only:
+        yield from _without_effect(config, ["pipeline.num_pieces"], "where nothing is sampled", "leave it out")
+    num_pieces = config.rollout.num_samplers * config.pipeline.num_pieces
+    if config.pipeline.num_pieces > 1 and num_pieces > config.rollout.prompts_per_step:
+        keys = ("rollout.num_samplers", "pipeline.num_pieces", "rollout.prompts_per_step")
+        yield f"{_shown(config, *keys)}: {num_pieces} pieces, each of at least one prompt; lower pipeline.num_pieces"
     is_rhythmic = accelerate.schedule in (ScheduleKind.every, ScheduleKind.adaptive)
     if accelerate.gate is not GateKind.none and is_rhythmic and accelerate.every == 1:
         reason = "with accelerate.every=1, for nothing is sampled ahead across a trigger"

@@ -606,6 +606,11 @@ class PipelineConfig:
     """Updates by which the weights that sample a batch may be older than those that it trains. 0: sampling and training take
     turns. 1: samplers, teacher and verifier are at the next batch while the learner updates, never across a trigger. More
     helps where no single phase takes half of a step."""
+    num_pieces: int = 1
+    """Pieces that every sampler's share of a batch is cut into, of consecutive prompts. A piece goes to teacher and verifier as
+    soon as its last response is finished, while others are still sampled. 1: the whole batch goes on when all samplers are done.
+    More helps where responses are long, of different lengths, and the teacher takes a good part of a step: try 16. Samples stay
+    the same; what the teacher scores together changes, and with it rounding."""
 
     def __post_init__(self) -> None:
         require(
@@ -614,6 +619,13 @@ class PipelineConfig:
             self.max_staleness,
             "must not be negative",
             "use 0 to sample every batch from the weights that it trains, 1 to overlap",
+        )
+        require(
+            self.num_pieces >= 1,
+            "pipeline.num_pieces",
+            self.num_pieces,
+            "must be at least 1",
+            "use 1 to score a batch when all of it is sampled, more to score what is finished",
         )
 
 

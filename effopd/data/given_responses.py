@@ -6,7 +6,7 @@ order; `finish_reason`, else `stop`. `responses.parquet`, which every evaluation
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,6 +54,9 @@ class GivenResponses:
 
     def groups(self, most: int) -> Sequence["GivenResponses"]:
         return (self,)
+
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        yield 0, self.generate(request, version)
 
     def preview(self, rollouts: RolloutHandle, num_rollouts: int) -> list[Rollout]:
         return self._rollouts[:num_rollouts]

@@ -5,7 +5,8 @@ learner, on any number of ranks.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -116,6 +117,9 @@ class ReplayedRollouts:
             policy_version=version,
         )
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        yield 0, self.generate(request, version)
+
     def _check(self, item: ScoredRollout) -> None:
         teacher = item.teacher or TeacherScores()
         lacks = {
@@ -141,6 +145,9 @@ class ReplayedRollouts:
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
         return ScoredHandle(parts=rollouts.parts, summaries=rollouts.summaries, policy_version=rollouts.policy_version)
+
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
+        return partial(self.score, rollouts, payload)
 
     def fetch(self, batch: ScoredHandle) -> list[ScoredRollout]:
         return [item for (part,) in batch.parts for item in cast(list[ScoredRollout], part)]

@@ -1,5 +1,6 @@
 """From settings to engines. Runtimes call this in whatever process an engine is to live."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,13 @@ class SamplerEngine(Protocol):
     def load(self, publication: Publication) -> None: ...
 
     def generate(self, request: GenerateRequest, version: PolicyVersion) -> list[Rollout]: ...
+
+    def stream(
+        self, request: GenerateRequest, version: PolicyVersion, num_pieces: int
+    ) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield what `generate` returns, bit for bit, in `num_pieces` pieces of consecutive prompts, each as soon as it is
+        finished: its number and its responses."""
+        ...
 
     def close(self) -> None: ...
 

@@ -4,6 +4,8 @@ Its own decode loop instead of `generate`: every row has its own seed and limit,
 log-probability of each sampled token is kept.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,7 +13,7 @@ from transformers import DynamicCache
 
 from effopd.config.schema import Device, RolloutConfig
 from effopd.engines.policy_module import load_causal_lm
-from effopd.engines.sample_rows import SampleFormat, SampleRow, require_version
+from effopd.engines.sample_rows import Drawn, SampleFormat, SampleRow, piece_sizes, require_version
 from effopd.errors import WeightSyncError
 from effopd.types import GenerateRequest, PolicyVersion, Publication, Rollout
 from effopd.weights import SegmentReaders
@@ -84,33 +86,35 @@ class HFSampler:
             RolloutError: when a prompt is empty or too long; it names the prompt.
 
         """
+        return [rollout for _, piece in self.stream(request, version, num_pieces=1) for rollout in piece]
+
+    def stream(
+        self, request: GenerateRequest, version: PolicyVersion, num_pieces: int
+    ) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield what `generate` returns, cut into pieces of consecutive prompts, each as soon as it is finished: its number and
+        its responses. Errors are those of `generate`."""
         require_version(self._version, version)
         rows = self._format.rows(request)
-        token_ids: list[Tensor] = [torch.empty(0)] * len(rows)
-        logprobs: list[Tensor] = [torch.empty(0)] * len(rows)
-        # Prompts of like length share a batch, so that there is little padding.
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt.token_ids))
-        for start in range(0, len(order), self._max_num_seqs):
-            chunk = order[start : start + self._max_num_seqs]
-            drawn = self._sample([rows[index] for index in chunk], request.temperature, request.top_p)
-            for index, row_token_ids, row_logprobs, response_len in zip(chunk, *drawn, strict=True):
-                # A clone, because inference tensors are barred from autograd, and so as not to keep the padding alive.
-                token_ids[index] = row_token_ids[:response_len].clone()
-                logprobs[index] = row_logprobs[:response_len].clone()
-        return self._format.rollouts(rows, token_ids, logprobs, version)
+        drawn = self._draw(rows, request.temperature, request.top_p)
+        return self._format.pieces(rows, drawn, piece_sizes(request, num_pieces), version)
 
     def close(self) -> None:
         """Forget the segment mappings."""
         self._readers.close()
 
-    @torch.inference_mode()
-    def _sample(
-        self, rows: list[SampleRow], temperature: float, top_p: float
-    ) -> tuple[Int[Tensor, "rows R"], Float[Tensor, "rows R"], list[int]]:
-        """Return tokens, log-probabilities and response lengths, beyond which a row is padding.
+    def _draw(self, rows: list[SampleRow], temperature: float, top_p: float) -> Iterator[Drawn]:
+        """Yield every row when it is finished."""
+        # Prompts of like length share a batch, so that there is little padding.
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt.token_ids))
+        for start in range(0, len(order), self._max_num_seqs):
+            chunk = order[start : start + self._max_num_seqs]
+            for one in self._draw_batch([rows[index] for index in chunk], temperature, top_p):
+                # A clone, because inference tensors are barred from autograd, and so as not to keep the padding alive.
+                yield Drawn(chunk[one.row], one.token_ids.clone(), one.logprobs.clone())
 
-        Below, B counts the rows that are still in the batch.
-        """
+    @torch.inference_mode()
+    def _draw_batch(self, rows: list[SampleRow], temperature: float, top_p: float) -> Iterator[Drawn]:
+        """Yield every row when it is finished. Below, B counts the rows that are still in the batch."""
         input_ids, attention_mask = self._left_padded(rows)
         position_ids = attention_mask.cumsum(-1).sub_(1).clamp_(min=0)  # [B, prompt_len]
         is_padded = not bool(attention_mask.all())
@@ -118,7 +122,6 @@ class HFSampler:
         noise = _row_noise(rows).to(self._device)  # [rows, longest limit]
         drawn_token_ids = torch.zeros(noise.shape, dtype=torch.int64, device=self._device)
         drawn_logprobs = torch.zeros(noise.shape, device=self._device)
-        response_lens = torch.zeros_like(limits)
         row_index = torch.arange(len(rows), device=self._device)  # [B] which row an entry of the batch is
         is_done = torch.zeros_like(row_index, dtype=torch.bool)  # [B]
         cache = DynamicCache(config=self._model.config)
@@ -137,7 +140,8 @@ class HFSampler:
             drawn_token_ids[row_index, step] = token_ids
             drawn_logprobs[row_index, step] = logprobs.gather(-1, token_ids[:, None]).squeeze(-1)
             ends_here = (torch.isin(token_ids, self._stop_token_ids) | (limits[row_index] == step + 1)) & ~is_done
-            response_lens[row_index[ends_here]] = step + 1
+            for row in row_index[ends_here].tolist():
+                yield Drawn(row, drawn_token_ids[row, : step + 1].cpu(), drawn_logprobs[row, : step + 1].cpu())
             is_done |= ends_here
             num_running = int((~is_done).sum())
             if num_running == 0:
@@ -150,7 +154,6 @@ class HFSampler:
                 cache.batch_select_indices(kept)
                 input_ids, position_ids, attention_mask = input_ids[kept], position_ids[kept], attention_mask[kept]
                 row_index, is_done = row_index[kept], is_done[kept]
-        return drawn_token_ids.cpu(), drawn_logprobs.cpu(), response_lens.tolist()
 
     def _left_padded(self, rows: list[SampleRow]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
         """Return the prompts, padded on the left so that all responses start in the same column, and their mask."""

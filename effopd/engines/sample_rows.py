@@ -1,9 +1,10 @@
 """What every sampler does in the same way, whatever draws its tokens.
 
-A request becomes rows, one per response to draw; drawn tokens become rollouts. In between only the engine differs.
+A request becomes rows, one per response to draw; drawn tokens become rollouts. In between only the engine differs, and it
+draws all rows of a request together, however many pieces they are handed out in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from effopd.errors import RolloutError, WeightSyncError
+from effopd.handles import split_evenly
 from effopd.models import end_token_ids
 from effopd.seeds import sample_seed
 from effopd.types import FinishReason, GenerateRequest, PolicyVersion, Prompt, Rollout
@@ -25,6 +27,18 @@ class SampleRow:
     seed: int
     max_response_len: int
     """Tokens: the request's limit, or less where prompt and response would not fit the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What an engine drew for one row."""
+
+    row: int
+    """Its number."""
+    token_ids: Tensor
+    """[R] int64."""
+    logprobs: Tensor
+    """[R] float32."""
 
 
 class SampleFormat:
@@ -65,29 +79,44 @@ class SampleFormat:
             for sample_index in range(request.num_samples)
         ]
 
-    def rollouts(
-        self,
-        rows: Sequence[SampleRow],
-        token_ids: Sequence[Tensor],
-        logprobs: Sequence[Tensor],
-        version: PolicyVersion,
-    ) -> list[Rollout]:
-        """Return one rollout per row from its int64 tokens [R] and float32 log-probabilities [R]."""
-        texts = self._tokenizer.batch_decode([ids.tolist() for ids in token_ids], skip_special_tokens=True)
+    def pieces(
+        self, rows: Sequence[SampleRow], drawn: Iterable[Drawn], sizes: Sequence[int], version: PolicyVersion
+    ) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield `rows` as rollouts, in pieces of `sizes` consecutive rows, each as soon as all of it is `drawn`: the number of
+        the piece, and its rollouts in the order of the rows."""
+        piece_of = [piece for piece, size in enumerate(sizes) for _ in range(size)]
+        finished: list[list[Drawn]] = [[] for _ in sizes]
+        for one in drawn:
+            piece = piece_of[one.row]
+            finished[piece].append(one)
+            if len(finished[piece]) == sizes[piece]:
+                in_order = sorted(finished[piece], key=lambda one: one.row)
+                finished[piece] = []
+                yield piece, self._rollouts(rows, in_order, version)
+
+    def _rollouts(self, rows: Sequence[SampleRow], drawn: Sequence[Drawn], version: PolicyVersion) -> list[Rollout]:
+        texts = self._tokenizer.batch_decode([one.token_ids.tolist() for one in drawn], skip_special_tokens=True)
         return [
             Rollout(
-                prompt_id=row.prompt.prompt_id,
-                sample_index=row.sample_index,
-                prompt_token_ids=row.prompt.token_ids,
-                response_token_ids=ids,
-                rollout_logprobs=row_logprobs,
+                prompt_id=rows[one.row].prompt.prompt_id,
+                sample_index=rows[one.row].sample_index,
+                prompt_token_ids=rows[one.row].prompt.token_ids,
+                response_token_ids=one.token_ids,
+                rollout_logprobs=one.logprobs,
                 text=text,
-                finish_reason=FinishReason.STOP if int(ids[-1]) in self.stop_token_ids else FinishReason.LENGTH,
-                seed=row.seed,
+                finish_reason=(
+                    FinishReason.STOP if int(one.token_ids[-1]) in self.stop_token_ids else FinishReason.LENGTH
+                ),
+                seed=rows[one.row].seed,
                 policy_version=version,
             )
-            for row, ids, row_logprobs, text in zip(rows, token_ids, logprobs, texts, strict=True)
+            for one, text in zip(drawn, texts, strict=True)
         ]
+
+
+def piece_sizes(request: GenerateRequest, num_pieces: int) -> list[int]:
+    """Return how many rows each piece of `request` has: whole prompts, and as many as in any other but for one."""
+    return [request.num_samples * len(prompts) for prompts in split_evenly(request.prompts, num_pieces)]
 
 
 def require_version(held: PolicyVersion | None, asked: PolicyVersion) -> None:

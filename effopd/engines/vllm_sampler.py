@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 
 from effopd.config.schema import Device, RolloutConfig
-from effopd.engines.sample_rows import SampleFormat, SampleRow, require_version
+from effopd.engines.sample_rows import Drawn, SampleFormat, SampleRow, piece_sizes, require_version
 from effopd.errors import ConfigError, RolloutError, WeightSyncError
 from effopd.types import GenerateRequest, PolicyVersion, Prompt, Publication, Rollout
 from effopd.weights import SegmentReaders
@@ -71,7 +71,7 @@ class VLLMSampler:
             )
             self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
             # The first call compiles kernels for seconds, which would be charged to the first step.
-            self._sample([SampleRow(prompt=_WARM_UP_PROMPT, sample_index=0, seed=0, max_response_len=2)], 1.0, 1.0)
+            list(self._draw([SampleRow(prompt=_WARM_UP_PROMPT, sample_index=0, seed=0, max_response_len=2)], 1.0, 1.0))
 
     @property
     def version(self) -> PolicyVersion | None:
@@ -111,10 +111,17 @@ class VLLMSampler:
             RolloutError: when a prompt cannot be answered; it names the prompt.
 
         """
+        return [rollout for _, piece in self.stream(request, version, num_pieces=1) for rollout in piece]
+
+    def stream(
+        self, request: GenerateRequest, version: PolicyVersion, num_pieces: int
+    ) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield what `generate` returns, cut into pieces of consecutive prompts, each as soon as it is finished: its number and
+        its responses. Errors are those of `generate`."""
         require_version(self._version, version)
         rows = self._format.rows(request)
-        token_ids, logprobs = self._sample(rows, request.temperature, request.top_p)
-        return self._format.rollouts(rows, token_ids, logprobs, version)
+        drawn = self._draw(rows, request.temperature, request.top_p)
+        return self._format.pieces(rows, drawn, piece_sizes(request, num_pieces), version)
 
     def close(self) -> None:
         """Shut the engine down. The default process group survives, whoever made it."""
@@ -122,12 +129,9 @@ class VLLMSampler:
             self._llm.llm_engine.engine_core.shutdown()
         self._readers.close()
 
-    def _sample(
-        self, rows: list[SampleRow], temperature: float, top_p: float
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return tokens and log-probabilities of every row."""
+    def _draw(self, rows: list[SampleRow], temperature: float, top_p: float) -> Iterator[Drawn]:
+        """Yield every row when it is finished. All are in the engine's continuous batch from the beginning."""
         from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.logprobs import FlatLogprobs  # noqa: PLC0415
 
         parameters = [
             SamplingParams(
@@ -144,21 +148,41 @@ class VLLMSampler:
             )
             for row in rows
         ]
-        outputs = self._llm.generate(
+        engine = self._llm.llm_engine
+        first = self._llm.request_counter.counter  # vLLM numbers requests
+        request_ids = self._llm.enqueue(
             [{"prompt_token_ids": list(row.prompt.token_ids)} for row in rows], parameters, use_tqdm=False
         )
-        token_ids, logprobs = [], []
-        for row, output in zip(rows, outputs, strict=True):
-            completion = output.outputs[0]
-            if completion.finish_reason not in ("stop", "length"):
-                raise RolloutError(
-                    f"vLLM gave up on prompt {row.prompt.prompt_id}, sample {row.sample_index}: {completion.finish_reason}"
-                )
-            assert isinstance(completion.logprobs, FlatLogprobs), "asked for flat log-probabilities"
-            assert completion.logprobs.token_ids == list(completion.token_ids), "one log-probability per sampled token"
-            token_ids.append(torch.tensor(completion.token_ids, dtype=torch.int64))
-            logprobs.append(torch.tensor(completion.logprobs.logprobs, dtype=torch.float32))
-        return token_ids, logprobs
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        yield _drawn(rows, first, output)
+        finally:
+            if engine.has_unfinished_requests():  # whoever takes the rows has stopped to
+                engine.abort_request(request_ids, internal=True)
+
+
+def _drawn(rows: list[SampleRow], first: int, output: object) -> Drawn:
+    """Return what vLLM drew for one of `rows`; it knows the first of them as request `first`. Raises RolloutError when it gave
+    up."""
+    from vllm.logprobs import FlatLogprobs  # noqa: PLC0415
+    from vllm.outputs import RequestOutput  # noqa: PLC0415
+
+    assert isinstance(output, RequestOutput), "nothing but text was asked for"
+    number = int(output.request_id) - first
+    row, completion = rows[number], output.outputs[0]
+    if completion.finish_reason not in ("stop", "length"):
+        raise RolloutError(
+            f"vLLM gave up on prompt {row.prompt.prompt_id}, sample {row.sample_index}: {completion.finish_reason}"
+        )
+    assert isinstance(completion.logprobs, FlatLogprobs), "asked for flat log-probabilities"
+    assert completion.logprobs.token_ids == list(completion.token_ids), "one log-probability per sampled token"
+    return Drawn(
+        number,
+        torch.tensor(completion.token_ids, dtype=torch.int64),
+        torch.tensor(completion.logprobs.logprobs, dtype=torch.float32),
+    )
 
 
 _WARM_UP_PROMPT = Prompt(prompt_id="warm-up", token_ids=(0,), text="", answer="")

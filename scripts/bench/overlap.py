@@ -1,23 +1,44 @@
-"""A step with sampling ahead, against its longest phase. Goal: at most 1.10 times.
+"""What runs side by side in a step: sampling ahead of the learner, and the teacher beside the sampler.
+
+A step with sampling ahead, against its longest phase. Goal: at most 1.10 times.
 
 The loop, the gathering and the pipeline are the real ones; samplers, teacher and learner sleep for fixed times, so the figure
 is what the schedule costs and nothing else. Three divisions of a step: the samplers take longest, the learner takes longest,
 and three equal phases, which need a second batch ahead. Publishing takes turns with sampling, so it is in every step time. The
 same step with `pipeline.max_staleness=0` is run beside it, in the same process. A step time is the median over a run.
 
+A step whose batch goes to the teacher in pieces, against the same step in which it goes as a whole. Goal: at most 0.85 times, with
+16 pieces; and against the ideal, in which every response goes to the teacher by itself the moment that it is finished and
+messages take no time. Goal: at most 1.10 times. `pipeline.max_staleness` is 0. Here sampler and teacher are Ray actors, the
+product's own but for their engines, which sleep (`sleeping_actors.py`): 64 responses with lognormal lengths, the longest of
+which takes 2 s, and a teacher that needs 1 s for a batch; an update takes 0.4 s.
+
     python scripts/bench/overlap.py
 """
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
+from statistics import mean, median
 
 from measure import Comparison, alternate, argument_parser, parse, report
+from sleeping_actors import (
+    MOST_TOKENS,
+    response_len,
+    sampler_role,
+    start_sampler,
+    start_teacher,
+    teacher_role,
+)
 
-from effopd.config.schema import RunConfig
+from effopd.actors.sampler import RaySampler
+from effopd.actors.session import RaySession
+from effopd.actors.supervision import Member
+from effopd.actors.teacher import RayTeacher
+from effopd.config.schema import ClusterConfig, RunConfig
 from effopd.handles import as_scored
 from effopd.ledger import Ledger
 from effopd.roles import Roles
@@ -39,6 +60,10 @@ from effopd.types import (
 )
 
 GOAL = 1.10
+PIECES_GOAL = 0.85
+NUM_PIECES = 16
+OTHER_NUM_PIECES = (2, 4, 8)
+"""Told of beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +109,16 @@ class Sleepers:
         )
         return RolloutHandle(parts=((),), summaries=(summary,), policy_version=version)
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        yield 0, self.generate(request, version)
+
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
         with self.phase("score"):
             time.sleep(self._division.score)
         return as_scored(rollouts)
+
+    def begin_score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> Callable[[], ScoredHandle]:
+        return partial(self.score, rollouts, payload)
 
     def update(self, batches: Sequence[ScoredHandle]) -> UpdateReport:
         with self.phase("train"):
@@ -121,14 +152,20 @@ class Sleepers:
 def run(division: Division, max_staleness: int, num_steps: int) -> Sleepers:
     config = RunConfig(num_steps=num_steps)
     config.pipeline.max_staleness = max_staleness
-    config.rollout.prompts_per_step, config.logger.rollouts_every = 1, 0
+    config.rollout.prompts_per_step = 1
     sleepers = Sleepers(division)
-    roles = Roles(
-        prompts=sleepers, sampler=sleepers, teacher=sleepers, reference=None, verifier=None, learner=sleepers,
-        publisher=sleepers, evaluator=None, accelerator=sleepers, tracker=sleepers,
-    )  # fmt: skip
-    train(config, roles, sleepers, RunState(), AlgorithmNeeds(teacher=TeacherPayload.SAMPLED), Termination())
+    play(config, sleepers, sleepers, sleepers)
     return sleepers
+
+
+def play(config: RunConfig, others: Sleepers, sampler: Sleepers | RaySampler, teacher: Sleepers | RayTeacher) -> None:
+    """Train with roles that sleep."""
+    config.logger.rollouts_every = 0
+    roles = Roles(
+        prompts=others, sampler=sampler, teacher=teacher, reference=None, verifier=None, learner=others,
+        publisher=others, evaluator=None, accelerator=others, tracker=others,
+    )  # fmt: skip
+    train(config, roles, others, RunState(), AlgorithmNeeds(teacher=TeacherPayload.SAMPLED), Termination())
 
 
 def step_seconds(sleepers: Sleepers) -> float:
@@ -164,12 +201,90 @@ def compared(division: Division, num_rounds: int, num_steps: int) -> Comparison:
     )
 
 
+class Batches(Sleepers):
+    """A stream of batches, and roles around sampler and teacher actors."""
+
+    def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
+        return tuple(
+            Prompt(prompt_id=f"{position}-{index}", token_ids=(1,), text="", answer="") for index in range(num_prompts)
+        )
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Take no time, for the engines look at no weights."""
+
+
+RAGGED = Division(name="ragged", generate=2.0, score=1.0, update=0.4, max_staleness=0)
+NUM_PROMPTS = 64
+
+
+def ideal_seconds(num_steps: int) -> float:
+    """Return the mean time of the steps that `step_seconds` looks at, were every response scored the moment it is finished."""
+    lengths = [
+        [response_len(prompt) for prompt in Batches(RAGGED).take(step, NUM_PROMPTS)] for step in range(num_steps)
+    ]
+    per_token = seconds_per_scored_token(num_steps)
+    steps = []
+    for own in lengths[1:]:
+        free_at = 0.0  # the teacher
+        for num_tokens in sorted(own):
+            free_at = max(free_at, num_tokens * RAGGED.generate / MOST_TOKENS) + num_tokens * per_token
+        steps.append(free_at + RAGGED.update)
+    return mean(steps)
+
+
+def seconds_per_scored_token(num_steps: int) -> float:
+    batches = [Batches(RAGGED).take(step, NUM_PROMPTS) for step in range(num_steps)]
+    return RAGGED.score / mean(sum(map(response_len, batch)) for batch in batches)
+
+
+def mean_step_seconds(sampler: Member, teacher: Member, num_pieces: int, num_steps: int) -> float:
+    config = RunConfig(num_steps=num_steps)
+    config.rollout.prompts_per_step, config.rollout.samples_per_prompt = NUM_PROMPTS, 1
+    batches = Batches(RAGGED)
+    play(config, batches, sampler_role(sampler, num_pieces, batches.phase), teacher_role(teacher, batches.phase))
+    # Batches differ, so no single one stands for them; every run has the same ones.
+    return (batches.ends[-1] - batches.ends[0]) / (len(batches.ends) - 1)
+
+
+def in_pieces(num_rounds: int, num_steps: int) -> list[Comparison]:
+    session = RaySession(ClusterConfig())
+    session.start()
+    try:
+        sampler = start_sampler(RAGGED.generate / MOST_TOKENS, max(NUM_PIECES, *OTHER_NUM_PIECES))
+        teacher = start_teacher(seconds_per_scored_token(num_steps))
+
+        def side(num_pieces: int) -> float:
+            return mean_step_seconds(sampler, teacher, num_pieces, num_steps)
+
+        cut, whole = alternate(num_rounds, lambda: side(NUM_PIECES), lambda: side(1), num_warm_ups=0)
+        others = {f"step with {number} pieces (s)": side(number) for number in OTHER_NUM_PIECES}
+    finally:
+        session.stop()
+    ideal = ideal_seconds(num_steps)
+    what = f"step with pipeline.num_pieces={NUM_PIECES}, {NUM_PROMPTS} responses of different lengths"
+    notes: dict[str, object] = {
+        "phases (s)": f"generate at most {RAGGED.generate:g}, score {RAGGED.score:g}, update {RAGGED.update:g}",
+        **others,
+    }
+    return [
+        Comparison(
+            what=what, baseline_name="the same with pipeline.num_pieces=1", unit="s", candidate=cut, baseline=whole,
+            is_speed=False, goal=PIECES_GOAL, is_goal_a_minimum=False, notes=notes,
+        ),
+        Comparison(
+            what=what, baseline_name="every response scored when it is finished", unit="s", candidate=cut,
+            baseline=[ideal] * num_rounds, is_speed=False, goal=GOAL, is_goal_a_minimum=False,
+        ),
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--steps", type=int, default=8)
     parser.set_defaults(rounds=3)
     arguments = parse(parser)
-    report(arguments, [compared(division, arguments.rounds, arguments.steps) for division in DIVISIONS])
+    ahead = [compared(division, arguments.rounds, arguments.steps) for division in DIVISIONS]
+    report(arguments, [*ahead, *in_pieces(arguments.rounds, arguments.steps)])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import ray
@@ -27,7 +28,7 @@ def plant_sigterm(folder: Path, call: str, num_answered: int) -> None:
 def mortals(folder: Path) -> dict[str, Any]:
     """Return actor classes by the name that `effopd.actors.build` knows the immortal ones by."""
     return {
-        "SamplerActor": _mortal(SamplerActor, folder, "sampler", ("load", "generate")),
+        "SamplerActor": _mortal(SamplerActor, folder, "sampler", ("load", "generate", "piece")),
         "TeacherActor": _mortal(TeacherActor, folder, "teacher", ("score",)),
         "VerifierActor": _mortal(VerifierActor, folder, "verifier", ("rewards",)),
         "LearnerActor": _mortal(LearnerActor, folder, "learner", ("update", "write_candidate", "read")),
@@ -41,15 +42,16 @@ def _mortal(actor_class: Any, folder: Path, role: str, methods: tuple[str, ...])
     def dying(method: str) -> Any:
         def call(self: Any, *arguments: Any) -> Any:
             fault = folder / f"{role}.{method}"
-            if fault.exists():
-                left, victim = map(int, fault.read_text().split())
-                fault.write_text(f"{left - 1} {victim}") if left else fault.unlink()
-                if not left and victim:
-                    os.kill(victim, signal.SIGTERM)
-                elif not left:
-                    # Its work is done when it dies, but for the answer, and nobody may take it for done.
-                    getattr(original, method)(self, *arguments)
-                    os._exit(1)
+            with self.__dict__.setdefault("_fault_lock", Lock()):  # calls may come on several threads
+                left, victim = map(int, fault.read_text().split()) if fault.exists() else (-1, 0)
+                if left >= 0:
+                    fault.write_text(f"{left - 1} {victim}") if left else fault.unlink()
+            if left == 0 and victim:
+                os.kill(victim, signal.SIGTERM)
+            elif left == 0:
+                # Its work is done when it dies, but for the answer, and nobody may take it for done.
+                getattr(original, method)(self, *arguments)
+                os._exit(1)
             return getattr(original, method)(self, *arguments)
 
         return call

@@ -1,17 +1,19 @@
 """Role groups over light actors: what their handles hold."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import ray
 import torch
 
+from effopd.actors.pieces import PieceRequest
 from effopd.actors.sampler import RaySampler, nothing_staged
 from effopd.actors.session import RaySession
 from effopd.actors.supervision import Member
 from effopd.actors.teacher import RayTeacher
 from effopd.actors.weight_routes import WeightRoutes
-from effopd.handles import regroup, split_by_prompt, summarise
+from effopd.handles import joined, regroup, split_by_prompt, split_evenly, summarise
 from effopd.production import uncharged
 from effopd.types import (
     FinishReason,
@@ -52,6 +54,12 @@ class Echo:
         parts = [part for part in split_by_prompt(rollouts, num_parts, start, num_prompts) if part]
         return tuple(summarise(part) for part in parts), *parts
 
+    def piece(self, asked: PieceRequest) -> tuple:
+        request = ray.get(asked.share)
+        prompts = split_evenly(request.prompts, asked.num_pieces)[asked.piece]
+        share = replace(request, prompts=prompts)
+        return self.generate(share, asked.version, asked.num_parts, asked.start, asked.num_prompts)
+
 
 @ray.remote
 class Rater:
@@ -69,7 +77,7 @@ def sampler(session: RaySession) -> RaySampler:
     """Two samplers for four learner ranks."""
     actor: Any = Echo
     members = [Member(f"sampler {index}", actor.options(num_cpus=0).remote()) for index in range(2)]
-    return RaySampler(members, WeightRoutes(receivers=(None, None)), 4, uncharged, nothing_staged)
+    return RaySampler(members, WeightRoutes(receivers=(None, None)), 4, uncharged, nothing_staged, num_pieces=2)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,27 @@ def test_a_handle_refers_to_no_empty_part(sampler: RaySampler) -> None:
     held = [[[rollout.prompt_id for rollout in ray.get(part)] for part in parts] for parts in handle.parts]
     assert held == [[["0", "1"]], [["2"]], [["3"]], [["4"]]]
     assert [summary.prompt_id for summary in handle.summaries] == ["0", "1", "2", "3", "4"]
+
+
+def test_pieces_of_all_samplers_together_are_the_whole_batch(sampler: RaySampler) -> None:
+    # The samplers have 4 and 5 of nine prompts, in pieces of 2, 2, 2 and 3; ranks get 3, 2, 2 and 2 of them.
+    pieces = dict(sampler.stream(request_for(9), PolicyVersion(step=0)))
+    assert [[summary.prompt_id for summary in pieces[number].summaries] for number in sorted(pieces)] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4", "5"],
+        ["6", "7", "8"],
+    ]
+    whole = joined([pieces[number] for number in sorted(pieces)])
+    held = [[[rollout.prompt_id for rollout in ray.get(part)] for part in parts] for parts in whole.parts]
+    assert held == [[["0", "1"], ["2"]], [["3"], ["4"]], [["5"], ["6"]], [["7", "8"]]]
+    assert whole.summaries == sampler.generate(request_for(9), PolicyVersion(step=0)).summaries
+
+
+def test_a_sampler_with_fewer_prompts_than_pieces_gives_each_its_own(sampler: RaySampler) -> None:
+    # One prompt for the second sampler, and none for the first.
+    ((number, piece),) = sampler.stream(request_for(1), PolicyVersion(step=0))
+    assert (number, [summary.prompt_id for summary in piece.summaries]) == (0, ["0"])
 
 
 def test_a_preview_is_the_first_responses_in_the_order_of_the_summaries(sampler: RaySampler) -> None:

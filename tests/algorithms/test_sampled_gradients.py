@@ -4,8 +4,9 @@ How close it has to be is not chosen: the standard error of the mean is computed
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,9 @@ class ToyRoles:
                 rollouts.append(self._rollout(prompt, index, self.world.responses[int(drawn)]))
         return RolloutHandle(parts=((rollouts,),), summaries=tuple(summarise(rollouts)), policy_version=version)
 
+    def stream(self, request: GenerateRequest, version: PolicyVersion) -> Iterator[tuple[int, RolloutHandle]]:
+        yield 0, self.generate(request, version)
+
     def _rollout(self, prompt: Prompt, index: int, response: tuple[int, ...]) -> Rollout:
         known = self.world.rollout(self.prompt, index, response).rollout
         return Rollout(
@@ -126,6 +130,9 @@ class ToyRoles:
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         ((items,),) = rollouts.parts
         return [self.world.reward(self.prompt, tuple(item.response_token_ids.tolist())) for item in items]
+
+    def begin_rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Callable[[], list[float]]:
+        return partial(self.rewards, rollouts, prompts)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()

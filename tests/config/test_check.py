@@ -209,6 +209,15 @@ VIOLATIONS = [
         {"pipeline.max_staleness": 2, "accelerate.every": 1, **EVERY, **ACCURACY},
         ["pipeline.max_staleness=2", "accelerate.every=1", "across a trigger"],
     ),
+    ({"pipeline.num_pieces": 2, **LOCAL}, ["pipeline.num_pieces=2", "no effect in one process"]),
+    (
+        {"pipeline.num_pieces": 2, "debug.recorded": "/", **TRAIN_ONLY},
+        ["pipeline.num_pieces=2", "where nothing is sampled"],
+    ),
+    (
+        {"pipeline.num_pieces": 5, "rollout.num_samplers": 2, "rollout.prompts_per_step": 8},
+        ["rollout.num_samplers=2", "pipeline.num_pieces=5", "rollout.prompts_per_step=8", "10 pieces", "lower"],
+    ),
     ({"logger.wandb_project": "mine"}, ["logger.wandb_project=mine", "logger.wandb=disabled"]),
     ({"logger.rollouts_every": 0, "logger.rollouts_per_sample": 8}, ["logger.rollouts_per_sample=8"]),
     ({"debug.recorded": "x"}, ["debug.recorded=x", "debug.mode=none"]),

@@ -232,6 +232,39 @@ def test_text_is_the_response_without_special_tokens(world):
         assert rollout.text == "".join(characters)
 
 
+def test_pieces_come_when_they_are_finished_and_are_what_would_come_at_once(world):
+    # The second of four prompts has room for two tokens, the others for many: its piece is finished first.
+    prompts = [prompt("a", 4), prompt("b", MAX_MODEL_LEN - 2), prompt("c", 5), prompt("d", 6)]
+    request = GenerateRequest(
+        prompts=tuple(prompts), num_samples=2, max_response_len=60, temperature=1.0, top_p=1.0, seed=3
+    )
+    pieces = dict(world.sampler.stream(request, world.version, num_pieces=3))
+    assert next(iter(pieces)) == 1
+    # Four prompts in three pieces: 1, 1 and 2 of them.
+    assert {piece: [rollout.prompt_id for rollout in own] for piece, own in pieces.items()} == {
+        0: ["a"] * 2,
+        1: ["b"] * 2,
+        2: ["c"] * 2 + ["d"] * 2,
+    }
+    together = world.sampler.generate(request, world.version)
+    streamed = [rollout for piece in range(3) for rollout in pieces[piece]]
+    assert tokens(streamed) == tokens(together)
+    for one, other in zip(streamed, together, strict=True):
+        assert torch.equal(one.rollout_logprobs, other.rollout_logprobs)
+        assert (one.text, one.finish_reason, one.seed) == (other.text, other.finish_reason, other.seed)
+
+
+def test_an_engine_whose_stream_is_left_half_way_answers_the_next_request(world):
+    request = GenerateRequest(
+        prompts=tuple(ragged_prompts(6)), num_samples=2, max_response_len=40, temperature=1.0, top_p=1.0, seed=5
+    )
+    stream = world.sampler.stream(request, world.version, num_pieces=6)
+    next(stream)
+    stream.close()
+    assert tokens(world.generate(ragged_prompts(3), seed=6)) == tokens(world.generate(ragged_prompts(3), seed=6))
+    assert len(world.generate(ragged_prompts(3))) == 3
+
+
 # What is drawn
 
 
