@@ -39,3 +39,4 @@ class Background(Generic[Result]):
                 future.set_result(function())
             except BaseException as error:  # whoever asks for the result is told
                 future.set_exception(error)
+            del item, function, future  # and what they hold, while one waits for more

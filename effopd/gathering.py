@@ -6,9 +6,10 @@ in which pieces are put together do not depend on which of them was first.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from effopd.config.schema import RunConfig
 from effopd.errors import RolloutError
@@ -27,12 +28,15 @@ from effopd.types import (
 )
 
 Rewards = dict[tuple[str, int], float]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """Some responses of a batch, and what was asked about them. The answers are waited for once."""
 
+    number: int
+    """Its place in the batch."""
     rollouts: RolloutHandle
     scored: Callable[[], ScoredHandle]
     """Where no teacher is needed, as nobody has scored them."""
@@ -47,7 +51,7 @@ class Sampled:
     data_position: int
     """Of the first batch of prompts in the stream."""
     drawn: tuple[tuple[Piece, ...], ...]
-    """One per batch of prompts that was not empty, in the order of the prompts."""
+    """One per batch of prompts that was not empty; pieces in the order in which they came."""
     num_prompts: int
     """Of all these batches."""
     num_prompt_batches: int
@@ -117,11 +121,11 @@ def score(roles: Roles, needs: AlgorithmNeeds, sampled: Sampled) -> Gathered:
         all_rewards = {key: reward for rewards in kept for key, reward in rewards.items()}
     batches = []
     for index, pieces in enumerate(sampled.drawn):
-        scored = joined([piece.scored() for piece in pieces])
+        scored = joined(_in_order(pieces, lambda piece: piece.scored()))
         if needs.reference and roles.reference is not None:
             scored = roles.reference.score_reference(scored)
         batches.append(replace(scored, rewards=kept[index]) if kept else scored)
-    drawn = [joined([piece.rollouts for piece in pieces]) for pieces in sampled.drawn]
+    drawn = [joined(_in_order(pieces, lambda piece: piece.rollouts)) for pieces in sampled.drawn]
     summaries = [summary for rollouts in drawn for summary in rollouts.summaries]
     metrics = {
         "response_len": sum(summary.response_len for summary in summaries) / len(summaries),
@@ -156,15 +160,26 @@ def training_request(
 
 
 def _drawn(roles: Roles, needs: AlgorithmNeeds, request: GenerateRequest, version: PolicyVersion) -> tuple[Piece, ...]:
-    """Sample, and ask about every piece when it is there. Return them in the order of the prompts."""
-    pieces = {
-        number: _asked_about(roles, needs, rollouts, request.prompts)
+    """Sample, and ask about every piece when it is there."""
+    return tuple(
+        _asked_about(roles, needs, number, rollouts, request.prompts)
         for number, rollouts in roles.sampler.stream(request, version)
-    }
-    return tuple(pieces[number] for number in sorted(pieces))
+    )
 
 
-def _asked_about(roles: Roles, needs: AlgorithmNeeds, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> Piece:
+def _in_order(pieces: Sequence[Piece], answer: Callable[[Piece], Answer]) -> list[Answer]:
+    """Return what is known of every piece, in the order of the prompts.
+
+    It is waited for in the order of asking, which is that of answering: whoever is waited for would otherwise seem silent
+    while it works at the others.
+    """
+    answers = {piece.number: answer(piece) for piece in pieces}
+    return [answers[number] for number in sorted(answers)]
+
+
+def _asked_about(
+    roles: Roles, needs: AlgorithmNeeds, number: int, rollouts: RolloutHandle, prompts: Sequence[Prompt]
+) -> Piece:
     """Ask teacher and verifier about `rollouts`, which answer some of `prompts`, and do not wait for them."""
     scored, rewards = partial(as_scored, rollouts), None
     if needs.teacher is not None:
@@ -173,18 +188,18 @@ def _asked_about(roles: Roles, needs: AlgorithmNeeds, rollouts: RolloutHandle, p
     if needs.rewards and roles.verifier is not None:
         answered = {summary.prompt_id for summary in rollouts.summaries}
         rewards = roles.verifier.begin_rewards(rollouts, [prompt for prompt in prompts if prompt.prompt_id in answered])
-    return Piece(rollouts=rollouts, scored=scored, rewards=rewards)
+    return Piece(number=number, rollouts=rollouts, scored=scored, rewards=rewards)
 
 
-def _rewards(roles: Roles, pieces: Iterable[Piece]) -> Rewards:
-    rewards: Rewards = {}
-    for piece in pieces:
+def _rewards(roles: Roles, pieces: Sequence[Piece]) -> Rewards:
+    def rewards_of(piece: Piece) -> Rewards:
         assert piece.rewards is not None, "there is a verifier, and rewards are needed"
         with roles.tracker.phase("verify"):
             scores = piece.rewards()
         keys = [(summary.prompt_id, summary.sample_index) for summary in piece.rollouts.summaries]
-        rewards |= dict(zip(keys, scores, strict=True))
-    return rewards
+        return dict(zip(keys, scores, strict=True))
+
+    return {key: reward for of_piece in _in_order(pieces, rewards_of) for key, reward in of_piece.items()}
 
 
 def _informative(rewards: Rewards, max_groups: int | None) -> Rewards:

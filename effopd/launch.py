@@ -55,9 +55,10 @@ def train(config: RunConfig) -> None:
         train_from(checkpoint, data_position, config, inputs, store, termination)
 
     try:
-        train_with_restarts(
-            attempt, checkpoint, config, run_dir, store, lambda: stop_irreplaceable(config), termination
-        )
+        with termination.listening():
+            train_with_restarts(
+                attempt, checkpoint, config, run_dir, store, lambda: stop_irreplaceable(config), termination
+            )
     except EffOPDError:
         stop_actors(config)
         raise
@@ -93,13 +94,12 @@ def train_from(
     write_config(config, run_dir / CONFIG_NAME)
     write_records(run_dir, inputs.data_records)
     try:
-        with termination.listening():
-            with termination.interruptible():
-                production = start(config, inputs, tracker.phase)
-            try:
-                play(config, inputs, production, tracker, store, checkpoint, data_position, termination)
-            finally:
-                production.close()
+        with termination.interruptible():
+            production = start(config, inputs, tracker.phase)
+        try:
+            play(config, inputs, production, tracker, store, checkpoint, data_position, termination)
+        finally:
+            production.close()
     finally:
         tracker.close()
 

@@ -23,8 +23,9 @@ from effopd.errors import ConfigError
 from effopd.models import end_token_ids
 from effopd.weight_files import check_weights
 
-_ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""In transformers' words: layers that see of other tokens what a mask lets them see, and no more."""
+_ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
+"""In transformers' words: layers that see of other tokens what a mask lets them see, and no more. Chunks are cut by the place in
+the row, whatever sample is there."""
 
 SAMPLE_MESSAGES = [{"role": "user", "content": "What is 2 + 2?"}]
 

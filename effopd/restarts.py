@@ -63,7 +63,8 @@ def train_with_restarts(
                     f"{config.cluster.max_restarts}); continue it with resume={run_dir}"
                 ) from error
             num_restarts += 1
-            stop_irreplaceable()
+            with termination.interruptible():  # it may wait for a machine
+                stop_irreplaceable()
             checkpoint = store.latest()
             logger.warning(
                 "%s\nthe run goes on from step %d (restart %d of at most cluster.max_restarts=%d)",

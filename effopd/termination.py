@@ -29,6 +29,31 @@ class Terminated(KeyboardInterrupt):
         return type(self), (self.signal_number, self._remedy)
 
 
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Keep this process's handlers of SIGTERM and Ctrl-C, although what is inside sets others, as Ray does when it starts: those
+    print a stack and abort. SIGTERM that has no handler here is left to Ray, which ends its processes, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    kept = {number: handler for number, handler in handlers.items() if callable(handler) or handler is signal.SIG_IGN}
+
+    def restore() -> None:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+    try:
+        yield
+    except SystemExit:  # Ray's answer to SIGTERM while it starts
+        if signal.SIGTERM in kept:
+            restore()
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        restore()
+
+
 class Termination:
     """Whether this process was asked to end, and by which signal. One run's, on the main thread."""
 

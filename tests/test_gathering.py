@@ -48,6 +48,8 @@ class Stage:
     finished: Sequence[int] | None = None
     """The order in which prompts are finished, each of which is a piece then; None: all are one."""
     events: list[str] = field(default_factory=list)
+    waited: list[str] = field(default_factory=list)
+    """For teacher and verifier: about whose responses."""
 
     def take(self, position: int, num_prompts: int) -> tuple[Prompt, ...]:
         self.positions.append(position)
@@ -91,11 +93,13 @@ class Stage:
 
     def rewards(self, rollouts: RolloutHandle, prompts: Sequence[Prompt]) -> list[float]:
         self.num_verified += len(rollouts.summaries)
+        self.waited.append(names_in(rollouts))
         assert {prompt.prompt_id for prompt in prompts} == {summary.prompt_id for summary in rollouts.summaries}
         return [self.scores.get(s.prompt_id, MIXED)[s.sample_index] for s in rollouts.summaries]
 
     def score(self, rollouts: RolloutHandle, payload: TeacherPayload) -> ScoredHandle:
         ((items,),) = rollouts.parts
+        self.waited.append(names_in(rollouts))
         scored = [ScoredRollout(rollout=item, teacher=TeacherScores(sampled=item.rollout_logprobs)) for item in items]
         return ScoredHandle(parts=((scored,),), summaries=rollouts.summaries, policy_version=rollouts.policy_version)
 
@@ -281,6 +285,12 @@ def test_teacher_and_verifier_are_asked_about_a_piece_before_the_next_is_finishe
         for name in "bca"
         for event in (f"sampled {name}", f"asked the teacher about {name}", f"asked the verifier about {name}")
     ]
+
+
+def test_answers_are_waited_for_in_the_order_of_asking_lest_who_is_at_another_piece_seems_to_hang() -> None:
+    stage = Stage(["abc"], finished=[1, 2, 0])
+    gathered(stage, AlgorithmNeeds(teacher=TeacherPayload.SAMPLED, rewards=True), is_dynamic=False)
+    assert stage.waited == [*"bca", *"bca"]  # rewards, then the teacher's scores
 
 
 @pytest.mark.parametrize("is_dynamic", [False, True])

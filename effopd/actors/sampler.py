@@ -115,6 +115,7 @@ class SamplerActor(RunActor):
             with self._lane.span("generate"):
                 for number, rollouts in self._running.stream(request, version, len(pieces)):
                     pieces[number].set_result(rollouts)
+            assert all(piece.done() for piece in pieces), "the engine ended without a piece"
         except BaseException as error:  # whoever waits for a piece is told
             for piece in pieces:
                 if not piece.done():

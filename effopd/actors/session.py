@@ -7,11 +7,8 @@ every run anew inside their old processes.
 
 import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from effopd.actors.placement import Need, Node, Place, place_actors
 from effopd.actors.supervision import Member, Request, answers_to, make_ready
 from effopd.config.schema import ClusterConfig
 from effopd.errors import ConfigError
+from effopd.termination import handlers_kept
 
 ENVIRONMENT = {
     # Two OpenMP threads of three processes spinning on two cores run ten times slower than one.
@@ -88,13 +86,13 @@ class RaySession:
 
     def start(self) -> None:
         """Connect, or start Ray on this machine: loopback only, no dashboard, no usage report."""
-        with _own_signal_handlers():
+        with handlers_kept():
             self._start()
 
     def _start(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Ray would print, as errors, what calls raise that were given up because their actor had died.
+        # Ray would print, as errors, what calls raise that nobody waits for any more, most of them because their actor has died.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         os.environ.setdefault(
             "RAY_worker_niceness", "0"
@@ -259,21 +257,6 @@ class RaySession:
 
 _session: RaySession | None = None
 # One per process, because Ray itself is one per process; it is what lets a sweep keep its engines.
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Set this process's handlers again at the end. Ray sets others when it starts, and those print a stack and abort."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            if callable(handler):
-                signal.signal(number, handler)
 
 
 def session_for(cluster: ClusterConfig) -> RaySession:

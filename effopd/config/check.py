@@ -178,6 +178,9 @@ def _learner(config: RunConfig) -> Iterator[str]:
     if config.learner.warmup_steps >= config.num_steps:
         keys = _shown(config, "learner.warmup_steps", "num_steps")
         yield f"{keys}: the warm-up must end before the run; lower learner.warmup_steps"
+    if config.learner.packing and config.model.attn_implementation == "eager":
+        keys = _shown(config, "learner.packing", "model.attn_implementation")
+        yield f"{keys}: eager attention would score all tokens of a packed row by all; use sdpa or flash_attention_2"
     if config.rollout.prompts_per_step < config.learner.num_ranks:
         keys = _shown(config, "rollout.prompts_per_step", "learner.num_ranks")
         yield f"{keys}: every rank needs a prompt; raise rollout.prompts_per_step"

@@ -243,7 +243,8 @@ class LearnerConfig:
     """Tokens in one forward and backward of one rank, padding included. A longer response is computed by itself."""
     packing: bool = False
     """Compute samples one after another in a single row, where none sees another, instead of padding them to one length: no
-    token is wasted, and attention needs no mask. For models that mix tokens by attention alone. The teacher pads in any case."""
+    token is wasted, and attention needs no mask, but for layers with a sliding window under SDPA. For models that mix tokens
+    by attention alone. The teacher pads in any case."""
     logit_chunk_tokens: int = 1024
     """Tokens whose [tokens, V] logits exist at once."""
     activation_checkpointing: bool = False
@@ -621,11 +622,11 @@ class PipelineConfig:
             "use 0 to sample every batch from the weights that it trains, 1 to overlap",
         )
         require(
-            self.num_pieces >= 1,
+            1 <= self.num_pieces <= 64,  # each is a thread of the sampler's process
             "pipeline.num_pieces",
             self.num_pieces,
-            "must be at least 1",
-            "use 1 to score a batch when all of it is sampled, more to score what is finished",
+            "must lie between 1 and 64",
+            "use 1 to score a batch when all of it is sampled, 16 to score what is finished",
         )
 
 

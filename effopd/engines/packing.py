@@ -48,7 +48,7 @@ def plan_packed_micro_batches(
 ) -> list[PackedRows]:
     """Return micro-batches that cover every row, or every `chosen` row, once, none of more than `max_tokens` tokens.
 
-    First fit, the longest rows first, which needs at most 11/9 of the fewest micro-batches there can be. Those of most tokens
+    First fit, the longest rows first, which needs at most 11/9 of the fewest micro-batches there can be, and one more. Those of most tokens
     come first, so that a run that is going to exhaust the memory does so at once. A row longer than the budget has a
     micro-batch of its own.
     """

@@ -39,7 +39,7 @@ _SETTINGS = (
 _SHAPES = {
     Shape.SMALL: ("rollout=hf",),
     Shape.SHARDED: ("rollout=hf", "rollout.num_samplers=2", "learner.num_ranks=2", "learner.zero_stage=3"),
-    Shape.VLLM: (),
+    Shape.VLLM: ("pipeline.num_pieces=2",),
 }
 
 

@@ -21,7 +21,7 @@ from effopd.actors.teacher import RayTeacher
 from effopd.actors.watchdog import Watchdog, Watched, keep_watch
 from effopd.actors.weight_routes import WeightRoutes
 from effopd.config.schema import RolloutConfig, RunConfig
-from effopd.errors import RolloutError
+from effopd.errors import EffOPDError, RolloutError
 from effopd.gathering import gather
 from effopd.handles import joined, regroup, split_evenly, summarise, with_sampled_reverse_kl
 from effopd.production import uncharged
@@ -67,6 +67,8 @@ class PlantedEngine:
             if number == 0 and fault.exists():
                 what = fault.read_text()
                 fault.unlink()
+                if what == "end":
+                    return
                 {"wait": self._wait, "fail": self._fail, "hang": self._hang}[what]()
             yield number, [rollout(prompt, version) for prompt in pieces[number]]
 
@@ -198,6 +200,12 @@ def test_an_error_in_mid_batch_comes_out_as_itself_and_the_sampler_lives_on(crew
     with pytest.raises(RolloutError, match=r"^prompt 0 cannot be answered$"):
         list(crew.role().stream(request_for(6), VERSION))
     assert len(list(crew.role().stream(request_for(6), VERSION))) == NUM_PIECES
+
+
+def test_a_piece_that_the_engine_never_gives_is_an_error_and_no_endless_wait(crew: Crew) -> None:
+    (crew.folder / "fault").write_text("end")
+    with pytest.raises(EffOPDError, match="the engine ended without a piece"):
+        list(crew.role().stream(request_for(6), VERSION))
 
 
 class Stream:

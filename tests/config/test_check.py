@@ -209,6 +209,10 @@ VIOLATIONS = [
         {"pipeline.max_staleness": 2, "accelerate.every": 1, **EVERY, **ACCURACY},
         ["pipeline.max_staleness=2", "accelerate.every=1", "across a trigger"],
     ),
+    (
+        {"learner.packing": True, "model.attn_implementation": "eager"},
+        ["learner.packing=true", "model.attn_implementation=eager", "sdpa"],
+    ),
     ({"pipeline.num_pieces": 2, **LOCAL}, ["pipeline.num_pieces=2", "no effect in one process"]),
     (
         {"pipeline.num_pieces": 2, "debug.recorded": "/", **TRAIN_ONLY},
