@@ -108,13 +108,19 @@ class HFSampler:
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt.token_ids))
         for start in range(0, len(order), self._max_num_seqs):
             chunk = order[start : start + self._max_num_seqs]
-            for one in self._draw_batch([rows[index] for index in chunk], temperature, top_p):
-                # A clone, because inference tensors are barred from autograd, and so as not to keep the padding alive.
-                yield Drawn(chunk[one.row], one.token_ids.clone(), one.logprobs.clone())
+            for numbers, token_ids, logprobs in self._draw_batch([rows[index] for index in chunk], temperature, top_p):
+                for number, own_token_ids, own_logprobs in zip(numbers, token_ids, logprobs, strict=True):
+                    # A clone, because inference tensors are barred from autograd, and so as not to keep the others alive.
+                    yield Drawn(chunk[number], own_token_ids.clone(), own_logprobs.clone())
 
     @torch.inference_mode()
-    def _draw_batch(self, rows: list[SampleRow], temperature: float, top_p: float) -> Iterator[Drawn]:
-        """Yield every row when it is finished. Below, B counts the rows that are still in the batch."""
+    def _draw_batch(
+        self, rows: list[SampleRow], temperature: float, top_p: float
+    ) -> Iterator[tuple[list[int], Int[Tensor, "n R"], Float[Tensor, "n R"]]]:
+        """Yield the numbers of the n rows that are finished together, after R tokens, with their tokens and log-probabilities.
+
+        Below, B counts the rows that are still in the batch.
+        """
         input_ids, attention_mask = self._left_padded(rows)
         position_ids = attention_mask.cumsum(-1).sub_(1).clamp_(min=0)  # [B, prompt_len]
         is_padded = not bool(attention_mask.all())
@@ -140,8 +146,10 @@ class HFSampler:
             drawn_token_ids[row_index, step] = token_ids
             drawn_logprobs[row_index, step] = logprobs.gather(-1, token_ids[:, None]).squeeze(-1)
             ends_here = (torch.isin(token_ids, self._stop_token_ids) | (limits[row_index] == step + 1)) & ~is_done
-            for row in row_index[ends_here].tolist():
-                yield Drawn(row, drawn_token_ids[row, : step + 1].cpu(), drawn_logprobs[row, : step + 1].cpu())
+            finished = row_index[ends_here]
+            if finished.numel() > 0:
+                so_far = (finished, slice(step + 1))
+                yield finished.tolist(), drawn_token_ids[so_far].cpu(), drawn_logprobs[so_far].cpu()
             is_done |= ends_here
             num_running = int((~is_done).sum())
             if num_running == 0:
