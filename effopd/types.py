@@ -123,6 +123,11 @@ class Rollout:
     def response_len(self) -> int:
         return self.response_token_ids.numel()
 
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and response."""
+        return len(self.prompt_token_ids) + self.response_len
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherScores:

@@ -240,7 +240,7 @@ class DeepSpeedLearner:
             for total in sum_over_ranks(
                 sum(rollout.response_len for rollout in rollouts),
                 len(rollouts),
-                sum(len(rollout.prompt_token_ids) + rollout.response_len for rollout in rollouts),
+                sum(rollout.num_tokens for rollout in rollouts),
                 sum(micro_batch.num_computed_tokens for micro_batch in plan),
                 device=self._device,
             )
@@ -454,7 +454,7 @@ class DeepSpeedLearner:
 
     def _cut(self, rollouts: Sequence[ScoredRollout], chosen: Sequence[int] | None = None) -> Sequence[MicroBatch]:
         """Return micro-batches of all rollouts of this rank, or of the `chosen` ones."""
-        lengths = [len(item.rollout.prompt_token_ids) + item.rollout.response_len for item in rollouts]
+        lengths = [item.rollout.num_tokens for item in rollouts]
         plan = plan_packed_micro_batches if self._config.packing else plan_micro_batches
         return plan(lengths, self._config.max_tokens_per_microbatch, chosen)
 

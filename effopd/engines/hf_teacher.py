@@ -38,7 +38,7 @@ class HFTeacher:
     def score(self, rollouts: Sequence[Rollout], payload: TeacherPayload) -> list[ScoredRollout]:
         """Return `rollouts` with the payload attached, in order; payload tensors lie on the CPU."""
         scored: list[ScoredRollout | None] = [None] * len(rollouts)
-        lengths = [len(rollout.prompt_token_ids) + rollout.response_len for rollout in rollouts]
+        lengths = [rollout.num_tokens for rollout in rollouts]
         for batch in plan_micro_batches(lengths, self._config.max_tokens_per_batch):
             chosen = [rollouts[index] for index in batch.rows]
             for index, rollout, values in zip(batch.rows, chosen, self._score_batch(chosen, payload), strict=True):

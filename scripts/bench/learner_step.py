@@ -73,7 +73,7 @@ def bare_step(model_path: str, config: LearnerConfig, rollouts: list[ScoredRollo
         fused=True,
     )
     batch = ALGORITHM.prepare(collate(rollouts, 0))
-    lengths = [len(scored.rollout.prompt_token_ids) + scored.rollout.response_len for scored in rollouts]
+    lengths = [scored.rollout.num_tokens for scored in rollouts]
     micro_batches = [
         micro_batch.take(batch, torch.device("cpu"))
         for micro_batch in plan_micro_batches(lengths, config.max_tokens_per_microbatch)
@@ -167,7 +167,7 @@ def compare_packing(name: str, model_path: str, rollouts: list[ScoredRollout], a
     )
     packed.close()
     padded.close()
-    num_tokens = sum(len(scored.rollout.prompt_token_ids) + scored.rollout.response_len for scored in rollouts)
+    num_tokens = sum(scored.rollout.num_tokens for scored in rollouts)
     return Comparison(
         what=f"packed samples, {name}",
         baseline_name="padded ones",

@@ -7,12 +7,11 @@ proportion to its length. The teacher takes a time for every token that it is gi
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import ray
 import torch
 
-from effopd.actors.sampler import RaySampler, SamplerActor
+from effopd.actors.sampler import RaySampler, SamplerActor, nothing_staged
 from effopd.actors.supervision import Member, make_ready
 from effopd.actors.teacher import RayTeacher, TeacherActor
 from effopd.actors.weight_routes import WeightRoutes
@@ -125,11 +124,7 @@ def start_teacher(seconds_per_token: float) -> Member:
 
 def sampler_role(member: Member, num_pieces: int, phase: Phase) -> RaySampler:
     """Return the sampler as a role for one learner rank, with weights 0.0."""
-
-    def staged() -> AbstractContextManager[None]:
-        return nullcontext()
-
-    role = RaySampler([member], WeightRoutes(receivers=(None,)), 1, phase, staged, num_pieces)
+    role = RaySampler([member], WeightRoutes(receivers=(None,)), 1, phase, nothing_staged, num_pieces)
     role.load(Publication(version=PolicyVersion(step=0), segment="", buckets=(), checksum=""))
     return role
 

@@ -42,7 +42,7 @@ def test_students_distribution_has_the_tabulated_quantiles(t: float, num_freedom
 
 
 def test_the_mean_posterior_stays_a_probability_far_out() -> None:
-    # Without the bound the series gives -1.4e-17 for one of these, which would be shown as -0.000.
+    # Without the bound the series gives down to -1.1e-16 for these, which would be shown as -0.000.
     for num_prompts in range(3, 60):
         for scale in (1e-3, 1e-6, 1e-9):
             worse = [-1.0 - scale * (index % 2) for index in range(num_prompts)]
